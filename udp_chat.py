@@ -7,7 +7,7 @@
 
 on two hosts, each with the other's address:
   python udp_chat.py 192.168.1.5
-in two terminals of one machine:
+on one machine, in two terminals:
   python udp_chat.py 127.0.0.1 --port 1234 --send-port 1084
   python udp_chat.py 127.0.0.1 --port 1084 --send-port 1234
 
@@ -18,6 +18,8 @@ import contextlib
 import errno
 import itertools
 import os
+import shutil
+import signal
 import socket
 import sys
 import threading
@@ -25,7 +27,7 @@ import time
 import unicodedata
 
 from colorama import just_fix_windows_console
-from termcolor import colored
+from termcolor import COLORS, colored
 
 try:
     import termios
@@ -33,25 +35,25 @@ try:
 except ImportError:  # Windows has neither
     readline = termios = None
 
-IP = "0.0.0.0"  # where we listen: every interface of this machine
+IP = "0.0.0.0"  # where we listen: at every address of this machine
 PORT = 1234  # where we listen; below 1024 it takes administrator rights
-SEND_PORT = 1234  # where the friend listens: PORT again, so that two hosts run the same file
-# (1234 and 1084 need the opposite on the other side, as in the two terminals above)
+SEND_PORT = PORT  # where the friend listens: the same, so that two hosts run the same file
+# (1234 here and 1084 there would need a changed file on the other host, with the two crossed over)
 BUFFER_SIZE = 65_535  # bytes: no datagram is larger, and recvfrom drops what does not fit
-MAX_DATAGRAM = 1024  # bytes that we send in one: the article's program reads no more (4 at least)
-PAUSE = 0.0003  # seconds after each one: UDP lets nobody ask a fast sender to wait
+MAX_DATAGRAM = 1024  # bytes that we send in one: a plain recvfrom(1024) reads no more (4 at least)
+PAUSE = 0.0003  # seconds after each one: UDP has no way for a slow receiver to say "wait"
 BYE = "Bye"  # ends the chat on both sides
-GRACE = 0.1  # seconds from our Bye to the end, for late news like "nobody listens"
-STRANGERS = 8  # addresses that we name: a flood of forged ones must not fill the screen
-COLOR, NOTICE_COLOR = "cyan", "yellow"  # of messages and of our own notices, as termcolor names them
-INDENT = 48  # columns before a message: the article's six tabs
-PROMPT = "> "
+GRACE = 0.1  # seconds from our Bye to the end, for a late "nobody listens"
+STRANGERS = 8  # addresses that we warn of: a flood of forged ones must not fill the screen
+COLOR = "cyan"  # of messages; a name that termcolor knows, any other means none
+NOTICE_COLOR = "yellow"  # of what the program itself says
+INDENT = 48  # columns in front of a message (six tabs), fewer on a narrow screen
+PROMPT = "> "  # in front of what we type
 QUESTION = "Enter the IP of person you want to chat with : "
-ELSEWHERE = "192.0.2.1", "192.168.1.1", "192.168.0.1", "10.0.0.1", "172.16.0.1"  # see own_address
-IP_RECVERR = 11 if sys.platform == "linux" else None  # from ip(7); Python has no name for it until 3.14
+IP_RECVERR = 11 if sys.platform == "linux" else None  # see ip(7); Python has no name for it until 3.14
 
 
-# ---- The network. Nothing here knows of a terminal. -----------------------------------------
+# ---- The network: the socket, bind, recv and send -------------------------------------------
 
 def open_socket(ip, port):
     """Return a UDP socket bound to (ip, port). Raises OSError if the port is taken or ip not ours."""
@@ -62,33 +64,32 @@ def open_socket(ip, port):
 
 
 def hear_errors(sock):
-    """Have Linux report what could not be delivered, and forget its old reports (ip(7), IP_RECVERR).
+    """Make Linux report, by an OSError of the next call, what could not be delivered (ip(7)).
 
-    Unread reports fill the receive buffer until no message fits; switching it off drops them.
+    It also keeps a list of the reports, which would fill the receive buffer; "off" empties it.
     """
-    for on in (0, 1) if IP_RECVERR else ():
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, on)
+    if IP_RECVERR:
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
 
 def recv(sock, peer, show, notice):
-    """Hand each message from peer to show as "IP : text", up to and with "Bye".
+    """Call show("IP : text") for each message from peer, up to and with "Bye".
 
-    peer is (ip, port), ip in numbers; show and notice take a str. Strangers and network errors
-    go to notice, once each, and end nothing. Closing sock ends it, too.
+    peer is (ip, port), ip in numbers. Strangers and network errors go to notice(text), once each.
+    They end nothing; only Bye does, or whoever closes sock.
     """
     strangers, trouble = set(), None
     while True:
         try:
             data, address = sock.recvfrom(BUFFER_SIZE)
-        except OSError as error:  # mostly late news of something we sent
-            if sock.fileno() == -1:
+        except OSError as error:  # something we sent did not arrive: Linux and Windows tell us here
+            if sock.fileno() == -1:  # closed
                 return
             hear_errors(sock)
             if error.errno != trouble:
                 trouble = error.errno
-                notice("Nobody listens at {} port {} yet: what you send now is lost.".format(*peer)
-                       if isinstance(error, ConnectionError)  # the ICMP answer "port unreachable"
-                       else f"The network reports: {error.strerror}. Your last words may be lost.")
+                notice(f"{undelivered(error, peer)}: what you send is lost until that changes.")
             continue
         if address == peer:
             trouble = None
@@ -98,21 +99,28 @@ def recv(sock, peer, show, notice):
                 return
         elif address not in strangers and len(strangers) < STRANGERS:
             strangers.add(address)
-            notice("Not shown: a message from {0} port {1}. If that is your friend, start again "
-                   "with: {0} --send-port {1}".format(*address))
+            notice("Not shown: a message from {0} port {1}. If that is your friend, start again with: "
+                   "udp_chat.py {0} --port {2} --send-port {1}".format(*address, sock.getsockname()[1]))
+
+
+def undelivered(error, peer):
+    """Return in words why recvfrom raised error."""
+    if isinstance(error, ConnectionError):  # their system answered: ICMP "port unreachable"
+        return f"Nobody listens at {peer[0]} port {peer[1]}"
+    return f"The network says {error.strerror!r}"
 
 
 def send(sock, peer, lines, notice):
-    """Send each of lines to peer, up to and with "Bye"; when they end without it, say it.
+    """Send each of lines to peer, up to and with "Bye"; if they end without it, say it.
 
-    notice takes a str: what could not be sent, and why.
+    What could not be sent goes to notice(text).
     """
     for text in itertools.chain(lines, [BYE]):
         for data in datagrams(text):
             try:
                 try:
                     sock.sendto(data, peer)
-                except OSError:  # may be late news of an earlier one: then this one has not gone yet
+                except OSError:  # may be about an earlier datagram; then this one has not gone yet
                     sock.sendto(data, peer)
             except OSError as error:
                 notice(f"Not sent ({error.strerror}): {safe(data.decode())}")
@@ -124,35 +132,40 @@ def send(sock, peer, lines, notice):
 def datagrams(text):
     """Yield text as UTF-8 in pieces of at most MAX_DATAGRAM bytes, never cut inside a character.
 
-    They are about equally long: a short last one might happen to say "Bye".
+    They are about equally long, because a short last one could happen to say "Bye".
     """
     data = text.encode(errors="backslashreplace")
     while data:
-        count = -(-len(data) // MAX_DATAGRAM)  # rounded up
-        piece = data[:-(-len(data) // count)].decode(errors="ignore").encode()
+        pieces = (len(data) - 1) // MAX_DATAGRAM + 1
+        size = (len(data) - 1) // pieces + 1
+        piece = data[:size].decode(errors="ignore").encode()  # ignore: drops half a character
         yield piece
         data = data[len(piece):]
 
 
-def route(host):
-    """Return host's IPv4 address and ours on the way to it. Raises OSError, UnicodeError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # sends nothing: on UDP this only picks the way
-        ip, own = probe.getpeername()[0], probe.getsockname()[0]
-    # Debian gives a machine's own name 127.0.1.1, but what it sends comes from 127.0.0.1.
-    return own if ip.startswith("127.") and ip != host else ip, own
+# ---- The threads ----------------------------------------------------------------------------
+
+def chat(sock, peer, terminal):
+    """Run recv in a thread of its own and send in the main thread, until somebody says Bye."""
+    def receive():
+        try:
+            recv(sock, peer, terminal.show, terminal.notice)
+        except OSError:  # nobody reads our output any more
+            terminal.farewell()
+        terminal.leave()
+
+    terminal.farewell = lambda: send(sock, peer, [], notice=lambda text: None)
+    receiver = threading.Thread(target=receive, daemon=True)
+    receiver.start()
+    try:
+        send(sock, peer, iter(terminal.read, None), terminal.notice)
+    except (EOFError, OSError):  # Ctrl-D, the end of a pipe, a terminal that is gone
+        terminal.farewell()
+    receiver.join(GRACE)
+    terminal.leave()
 
 
-def own_address(hosts):
-    """Return our address as the first of hosts in reach sees it, other than 127.0.0.1, or None."""
-    for host in hosts:
-        with contextlib.suppress(OSError, UnicodeError):
-            own = route(host)[1]
-            if not own.startswith("127."):
-                return own
-
-
-# ---- The terminal. Nothing here knows of a network. -----------------------------------------
+# ---- The terminal ---------------------------------------------------------------------------
 
 def safe(text):
     """Return text with all that could act on a terminal, or hide in it, made visible, like \\x1b."""
@@ -176,9 +189,10 @@ def wrap(text, width):
     for end, char in enumerate(text):
         used += columns(char)
         if used > width:
-            cut = space if space > start and end - space < width / 2 else end
+            word = sum(map(columns, text[space:end + 1])) if space > start else width
+            cut, used = (space, word) if word < width / 2 else (end, columns(char))
             rows.append(text[start:cut])
-            start, used = cut, sum(map(columns, text[cut:end + 1]))
+            start = cut
         if char == " ":
             space = end + 1
     return [*rows, text[start:]]
@@ -198,23 +212,27 @@ class Terminal:
         keyboard = sys.stdin.isatty()
         self.rows = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self.prompt = PROMPT if keyboard and self.rows else ""
-        self.saved = termios.tcgetattr(0) if keyboard and termios else None
+        self.modes = termios.tcgetattr(0) if keyboard and termios else None  # to be restored
         self.typing = False
-        self.lock = threading.Lock()  # two threads write, or end the program
+        self.lock = threading.Lock()  # for output: more than one thread writes
+        self.farewell = lambda: None  # what Ctrl-C does before it ends the program
+        self.wake, self.interrupt = socket.socketpair()
+        self.wake.setblocking(False)
+        signal.set_wakeup_fd(self.wake.fileno())
+        signal.signal(signal.SIGINT, lambda *_: None)
+        threading.Thread(target=self.interrupted, daemon=True).start()
         if readline:
             readline.parse_and_bind("set horizontal-scroll-mode on")  # the typed line is one row
-
-    def width(self):
-        """Return the screen's width in columns, as it is now."""
-        return os.get_terminal_size(1).columns or 80
 
     def show(self, text, color=COLOR, indent=INDENT):
         """Print text above the line that is being typed, which stays as it is."""
         out = text + "\n"
         if self.rows:
-            margin = " " * min(indent, max(0, self.width() - 32))
+            width = shutil.get_terminal_size().columns
+            margin = " " * min(indent, max(0, width - 32))
+            color = color if color in COLORS else None
             out = "".join(self.ROW.format(colored(margin + row, color))
-                          for row in wrap(text, self.width() - len(margin)))
+                          for row in wrap(text, width - len(margin)))
         with self.lock:
             sys.stdout.write(out)
             sys.stdout.flush()
@@ -228,9 +246,15 @@ class Terminal:
         self.typing = bool(self.prompt)
         text = input(self.prompt)
         self.typing = False
-        if self.prompt and len(wrap(self.prompt + text, self.width() - 1)) > 1:
-            self.show(self.prompt + text, None, indent=0)  # one row could not hold it
+        if self.prompt and len(text.expandtabs().encode()) > shutil.get_terminal_size().columns - 5:
+            self.show(self.prompt + safe(text), None, indent=0)  # one row may not have held it
         return text
+
+    def interrupted(self):
+        """Wait for Ctrl-C in a thread of its own: input() may miss it (cpython issue 112585)."""
+        self.interrupt.recv(1)
+        self.farewell()
+        self.leave()
 
     def leave(self):
         """End the program at once, from any thread, with the terminal as it was.
@@ -238,57 +262,80 @@ class Terminal:
         Nothing milder than os._exit() ends a thread that waits in input() on every system.
         """
         self.lock.acquire(timeout=1)  # not in the middle of a row
-        if self.typing:
-            with contextlib.suppress(OSError):
-                print(flush=True)
-        if self.saved:
-            tty = os.dup(0)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # an input() just starting cannot undo this:
-            termios.tcsetattr(tty, termios.TCSANOW, self.saved)
+        with contextlib.suppress(OSError):
+            print(end="\n" if self.typing else "", flush=True)
+        if self.modes:
+            with contextlib.suppress(OSError, termios.error):  # the terminal is gone
+                tty = os.dup(0)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # or an input() just starting undoes this:
+                termios.tcsetattr(tty, termios.TCSANOW, self.modes)
+                termios.tcflush(tty, termios.TCIFLUSH)  # the rest of a paste is not for the shell
         os._exit(0)
 
 
-# ---- Both together. -------------------------------------------------------------------------
+# ---- The start ------------------------------------------------------------------------------
 
-def chat(sock, peer, terminal):
-    """Run recv and send, each in a thread of its own, until somebody says Bye."""
-    def receive():
-        try:
-            recv(sock, peer, terminal.show, terminal.notice)
-        except OSError:  # nobody reads our output any more
-            send(sock, peer, [], [].append)
-        terminal.leave()
+def route(host):
+    """Return host's IPv4 address, and ours on the way there. Raises OSError, TypeError or ValueError."""
+    if not any(map(str.isalpha, host)):
+        socket.inet_pton(socket.AF_INET, host)  # or 192.168.1 would become 192.168.0.1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # on UDP this sends nothing, it only finds the way
+        ip, own = probe.getpeername()[0], probe.getsockname()[0]
+    if ip.startswith("127.") and ip != host:
+        ip = own  # Debian gives a machine's own name 127.0.1.1, but its answers come from 127.0.0.1
+    return ip, own
 
-    receiver = threading.Thread(target=receive, daemon=True)
-    receiver.start()
-    lines, notice = iter(terminal.read, None), terminal.notice
-    while True:  # send has the main thread: only there does Ctrl-C end input() on every system
-        try:
-            send(sock, peer, lines, notice)
-            receiver.join(GRACE)
-            terminal.leave()
-        except (EOFError, KeyboardInterrupt, OSError):  # Ctrl-D, Ctrl-C, a terminal that is gone
-            lines, notice = [], [].append  # there is only Bye left to say
+
+def own_address(host=None):
+    """Return the address by which others reach this machine, as host would see it, or None."""
+    # 192.0.2.1 stands for the internet. The others are for a room with a network but no router.
+    for there in (host, "192.0.2.1", "192.168.1.1", "192.168.0.1", "10.0.0.1", "172.16.0.1"):
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            own = route(there)[1]
+            if not own.startswith("127."):
+                return own
 
 
 def port_number(text):
     """Return text as a port. Raises ArgumentTypeError, which argparse shows."""
-    if text.isdecimal() and 0 < int(text) < 65_536:
+    if text.isdecimal() and len(text) < 6 and 0 < int(text) < 65_536:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is not a port, choose one from 1 to 65535")
+    raise argparse.ArgumentTypeError(f"{text:.9} is not a port, choose one from 1 to 65535")
 
 
 def arguments():
     """Return the command line's arguments; the constants are their defaults."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    option = parser.add_argument
-    option("peer", metavar="PEER", nargs="?", help="the friend's address or name (default: ask)")
-    option("--ip", default=IP, help="listen on this address of ours (default: %(default)s, all)")
-    option("--port", type=port_number, default=str(PORT), help="our port (default: %(default)s)")
-    option("--send-port", type=port_number, default=str(SEND_PORT),
-           help="the friend's port (default: %(default)s)")
+    parser.add_argument("peer", metavar="PEER", nargs="?", help="the friend's address or name (default: ask)")
+    parser.add_argument("--ip", default=IP, help="our address to listen on (default: %(default)s, all)")
+    parser.add_argument("--port", type=port_number, default=PORT, help="our port (default: %(default)s)")
+    parser.add_argument("--send-port", type=port_number, default=SEND_PORT,
+                        help="the friend's port (default: %(default)s)")
     return parser.parse_args()
+
+
+def meet(sock, args, terminal):
+    """Tell where we listen, and return the peer's address. Exits if PEER cannot be reached."""
+    ip, port = sock.getsockname()
+    own = ip if ip != "0.0.0.0" else own_address(args.peer)
+    terminal.notice(f"Listening on {ip} port {port}; " + (
+        f"tell your friend: {own}" if own else "but this machine is in no network"))
+    if not args.peer:
+        terminal.notice(QUESTION)
+    while True:
+        host = args.peer or terminal.read().strip() or "127.0.0.1"
+        try:
+            peer = route(host)[0], args.send_port
+        except (OSError, TypeError, ValueError) as error:
+            text = f"No way to {safe(host)} ({error}): check it, or give an address like 192.168.1.5"
+            if args.peer:
+                sys.exit(text)
+            terminal.notice(text)
+            continue
+        terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
+        return peer
 
 
 def main():
@@ -296,31 +343,17 @@ def main():
     args = arguments()
     try:
         sock = open_socket(args.ip, args.port)
-    except (OSError, UnicodeError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:
         taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
-        sys.exit(f"Cannot listen on {args.ip} port {args.port} ({error}): "
-                 + ("choose another --port" if taken else "leave --ip out, or give one of ours"))
+        sys.exit(f"Cannot listen on {safe(args.ip)} port {args.port} ({error}): " + (
+            "choose another --port" if taken else "leave --ip out, or give an address of this machine"))
     terminal = Terminal()
-    ip, port = sock.getsockname()
-    own = ip if ip != "0.0.0.0" else own_address(filter(None, [args.peer, *ELSEWHERE]))
-    terminal.notice(f"Listening on {ip} port {port}; " + (
-        f"tell your friend: {own}" if own else "but this machine is on no network"))
-    if not args.peer:
-        terminal.notice(QUESTION)
-    while True:
-        host = args.peer or terminal.read().strip() or "127.0.0.1"
-        try:
-            peer = route(host)[0], args.send_port
-            break
-        except (OSError, UnicodeError) as error:
-            text = f"No way to {host} ({error}): check it, or type an address like 192.168.1.5"
-            if args.peer:
-                sys.exit(text)
-            terminal.notice(text)
-    terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
+    try:
+        peer = meet(sock, args, terminal)
+    except (EOFError, OSError):  # there is nobody yet to say Bye to
+        terminal.leave()
     chat(sock, peer, terminal)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(EOFError, KeyboardInterrupt):  # at the question: nobody to say Bye to
-        main()
+    main()
