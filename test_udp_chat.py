@@ -1,5 +1,6 @@
 """Tests of udp_chat.py on real sockets, pipes, pseudo-terminals and, where the system lets us, two hosts."""
 import contextlib
+import json
 import os
 import pathlib
 import queue
@@ -47,7 +48,7 @@ def test_datagrams(text):
     assert all(0 < len(piece) <= MAX_DATAGRAM and piece != BYE.encode() for piece in pieces)
 
 
-@pytest.mark.parametrize("text", ["", "to be or not to be " * 9, "日本語" * 40, "x" * 99, FAMILY * 20, "❤\ufe0f" * 30])
+@pytest.mark.parametrize("text", ["", " " + "日" * 99, "to be or not to be " * 9, "日本語" * 40, "x" * 99, FAMILY * 20, "❤\ufe0f" * 30])
 @pytest.mark.parametrize("width", [2, 20, 33])
 def test_wrap(text, width):
     rows = wrap(text, width)
@@ -161,7 +162,11 @@ def free_port():
 def start(*args, env=None, before=(), **pipes):
     pipes = pipes or {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
     keep = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    return subprocess.Popen([*before, *CHAT, *map(str, args)], env={**keep, "TERM": "xterm", **(env or {})}, **pipes)
+    process = subprocess.Popen([*before, *CHAT, *map(str, args)], env={**keep, "TERM": "xterm", **(env or {})}, **pipes)
+    watchdog = threading.Timer(20, process.kill)  # no test waits for ever
+    watchdog.daemon = True
+    watchdog.start()
+    return process
 
 
 def test_pipes_lose_nothing():
@@ -189,6 +194,7 @@ def test_alone():
     (["--port", "70000"], 2, "70000 is not a port"), (["--send-port", "x"], 2, "x is not a port"),
     (["--ip", "192.0.2.77"], 1, "Cannot listen on 192.0.2.77"), (["--ip", "x" * 99], 1, "leave --ip out"),
     (["no.such.host.invalid"], 1, "No way to no.such.host.invalid"), (["a..b"], 1, "No way to a..b"),
+    (["192.168.1"], 1, "No way to 192.168.1 "),
     (["--port", "TAKEN"], 1, "choose another --port")])
 def test_errors(ends, args, code, sentence):
     taken = ends[0].getsockname()[1]
@@ -317,8 +323,28 @@ def test_leaving(ends, tmp_path, keys, hidden):
 
 
 @PTY
+def test_long_line(ends):
+    text = "\t".join(["a long line"] * 9) + "é日本語" * 20
+    with Terminal(ends[0], 40) as chat:
+        chat.type(text).hear("arrives meanwhile").until("meanwhile")
+        chat.type("\n").until(r"語\x1b[^\r]*> $")
+        assert ends[0].recv(999).decode() == text
+        rows = screen(chat.raw, 40)
+    assert "".join(rows).replace(" ", "").endswith(("> " + safe(text)).replace(" ", "") + ">")
+    assert sum("arrives meanwhile" in row for row in rows) == 1
+
+
+@PTY
+def test_interrupted_paste(ends):
+    with Terminal(ends[0]) as chat:
+        chat.type("words without an end " * 150 + "\x03")
+        assert ends[0].recv(99) == BYE.encode()
+        chat.ends_well()
+
+
+@PTY
 def test_bye_at_every_moment(ends):
-    for n in range(40):
+    for n in range(30):
         with Terminal(ends[0]) as chat:
             chat.type("words\n" * (n % 4) + "wor" * (n % 3)).hear(BYE).ends_well()
 
@@ -379,3 +405,55 @@ def test_two_hosts(hosts):
     chats[0].stdin.close()
     assert chats[1].stdout.readline() == b"192.168.1.4 : Bye\n"
     assert [chat.wait(5) for chat in chats] == [0, 0] and chats[0].stderr.read() + chats[1].stderr.read() == b""
+
+
+# ---- The notebook ---------------------------------------------------------------------------
+
+NOTEBOOK = HERE / "walkthrough.ipynb"
+CELLS = {cell["id"]: "".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]}
+GIVEN = {8: ["s8-play-def"], 10: ["s10-relay", "s10-acknowledge", "s10-carry"]}  # cells that a check needs
+WRONG = {  # for each exercise a wrong answer, and a word of what its check says about it
+    2: ("def open_door():\n    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "did you bind it"),
+    3: ("port, send_port = 6000, 5000", "crossed over"),
+    4: ("def shout(data):\n    return data.decode().upper()", "did you encode it"),
+    5: ("def in_order(cards):\n    return [data.decode().split(':', 1)[1] for data in cards]", "twice"),
+    6: ("def receive_or_none(sock, seconds):\n    sock.settimeout(seconds)\n    try:\n        return sock.recvfrom(9)\n"
+        "    except TimeoutError:\n        return None", "pair"),
+    7: ("def ask_all(socks):\n    got = []\n    for sock in socks:\n        threading.Thread("
+        "target=lambda sock=sock: got.append(sock.recvfrom(9)[0])).start()\n    return got[:1]", "did you join"),
+    8: ("def numbered(show):\n    return lambda text: show('0 ' + text)", "the first number is 1"),
+    9: ("command = 'python udp_chat.py 127.0.0.1 --port 5000 --send-port 6000'", "taken"),
+    10: ("deliver = lambda sock, peer, number, text: sock.sendto(f'{number}:{text}'.encode(), peer) and 1", "send again")}
+
+
+@pytest.mark.parametrize("n", WRONG)
+def test_exercise(n, capsys):
+    pytest.importorskip("IPython")
+    stub, mark, check = CELLS[f"s{n}-try"].partition("# ---- the check")
+    solution = re.findall(r"```python\n(.*?)```", "\n".join(text for name, text in CELLS.items() if f"Exercise {n}." in text), re.S)[-1]
+    names = {"__name__": "__main__"}
+    for name in ["setup", *GIVEN.get(n, [])]:
+        exec(CELLS[name], names)
+    for answer, says in ((stub, "not done yet"), (solution, "right")):
+        exec(answer + mark + check, names)
+        assert says in capsys.readouterr().out
+    wrong, says = WRONG[n]
+    with pytest.raises(AssertionError, match=says):
+        exec(wrong + "\n" + mark + check, names)
+
+
+def outputs(nb):
+    """Return for each cell what it prints, without times, and the texts and words of its pictures."""
+    return {cell.id: (re.sub(r"\d+\.\d+ s\b", "#", "".join(out.get("text", "") for out in cell.outputs)),
+                      [re.sub(r"[\d.]+", "#", str(out.data)) for out in cell.outputs if "data" in out])
+            for cell in nb.cells if cell.cell_type == "code"}
+
+
+def test_notebook():
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    saved = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(saved)
+    assert len(CELLS) == len(saved.cells)  # every cell has an id of its own
+    fresh = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(fresh, timeout=60, kernel_name="python3", resources={"metadata": {"path": HERE}}).execute()
+    assert outputs(fresh) == outputs(saved)

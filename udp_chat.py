@@ -26,7 +26,6 @@ import threading
 import time
 import unicodedata
 
-from colorama import just_fix_windows_console
 from termcolor import COLORS, colored
 
 try:
@@ -208,7 +207,9 @@ class Terminal:
     def __init__(self):
         for stream in (sys.stdin, sys.stdout):
             stream.reconfigure(errors="backslashreplace")  # for what the locale has no letter for
-        just_fix_windows_console()
+        if sys.platform == "win32":
+            from colorama import just_fix_windows_console  # not on top: it takes time, and only here
+            just_fix_windows_console()
         keyboard = sys.stdin.isatty()
         self.rows = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self.prompt = PROMPT if keyboard and self.rows else ""
