@@ -157,7 +157,7 @@ def chat(sock, peer, terminal):
     receiver = threading.Thread(target=receive, daemon=True)
     receiver.start()
     try:
-        send(sock, peer, iter(terminal.read, None), terminal.notice)
+        send(sock, peer, iter(terminal.read, None), terminal.notice)  # for ever: it never returns None
     except (EOFError, OSError):  # Ctrl-D, the end of a pipe, a terminal that is gone
         terminal.farewell()
     receiver.join(GRACE)
@@ -205,6 +205,8 @@ class Terminal:
     ROW = "\x1bD\x1b[A\x1b7\r\x1b[L\x1b[?7l{}\x1b8\x1b[B\x1b[?7h"
 
     def __init__(self):
+        sys.stdin = sys.stdin or open(os.devnull)  # None if the shell closed it: <&-
+        sys.stdout = sys.stdout or open(os.devnull, "w")
         for stream in (sys.stdin, sys.stdout):
             stream.reconfigure(errors="backslashreplace")  # for what the locale has no letter for
         if sys.platform == "win32":
