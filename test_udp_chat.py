@@ -428,12 +428,11 @@ WRONG = {  # for each exercise a wrong answer, and a word of what its check says
     2: ("def open_door():\n    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "did you bind it"),
     3: ("port, send_port = 6000, 5000", "crossed over"),
     4: ("def shout(data):\n    return data.decode().upper()", "did you encode it"),
-    5: ("def in_order(cards):\n    return [data.decode().split(':', 1)[1] for data in cards]", "twice"),
+    5: ("def in_order(cards):\n    return [data.decode().split(':', 1)[1] for data in cards]", "came twice"),
     6: ("def receive_or_none(sock, seconds):\n    sock.settimeout(seconds)\n    try:\n        return sock.recvfrom(9)\n"
-        "    except TimeoutError:\n        return None", "pair"),
-    7: ("def ask_all(socks):\n    got = []\n    for sock in socks:\n        threading.Thread("
-        "target=lambda sock=sock: got.append(sock.recvfrom(9)[0])).start()\n    return got[:1]", "did you join"),
-    8: ("def numbered(show):\n    return lambda text: show('0 ' + text)", "the first number is 1"),
+        "    except TimeoutError:\n        return None", "part of the pair"),
+    7: ("def ask_all(socks):\n    return [sock.recvfrom(9)[0] for sock in socks]", "one after the other"),
+    8: ("def numbered(show):\n    return lambda text: show('0 ' + text)", "the first should be"),
     9: ("command = 'python udp_chat.py 127.0.0.1 --port 5000 --send-port 6000'", "taken"),
     10: ("deliver = lambda sock, peer, number, text: sock.sendto(f'{number}:{text}'.encode(), peer) and 1", "send again")}
 
@@ -461,7 +460,8 @@ def outputs(nb):
             for cell in nb.cells if cell.cell_type == "code"}
 
 
-def test_notebook():
+def test_notebook(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rfc3987_syntax", None)  # an optional check of URLs: 4 seconds to import
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     saved = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(saved)
