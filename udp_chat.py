@@ -218,14 +218,14 @@ class Terminal:
         self.modes = termios.tcgetattr(0) if keyboard and termios else None  # to be restored
         self.typing = False
         self.lock = threading.Lock()  # for output: more than one thread writes
-        self.farewell = lambda: None  # what Ctrl-C does before it ends the program
-        self.wake, self.interrupt = socket.socketpair()
-        self.wake.setblocking(False)
-        signal.set_wakeup_fd(self.wake.fileno())
-        signal.signal(signal.SIGINT, lambda *_: None)
-        threading.Thread(target=self.interrupted, daemon=True).start()
         if readline:
             readline.parse_and_bind("set horizontal-scroll-mode on")  # the typed line is one row
+        self.farewell = lambda: None  # what Ctrl-C does before it ends the program
+        signal.signal(signal.SIGINT, lambda *_: None)
+        self.wake, self.interrupt = socket.socketpair()  # Ctrl-C writes into one, a thread waits at the other
+        self.wake.setblocking(False)
+        signal.set_wakeup_fd(self.wake.fileno())
+        threading.Thread(target=self.interrupted, daemon=True).start()
 
     def show(self, text, color=COLOR, indent=INDENT):
         """Print text above the line that is being typed, which stays as it is."""
@@ -270,7 +270,7 @@ class Terminal:
         if self.modes:
             with contextlib.suppress(OSError, termios.error):  # the terminal is gone
                 tty = os.dup(0)
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # or an input() just starting undoes this:
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # or an input() just starting would undo this:
                 termios.tcsetattr(tty, termios.TCSANOW, self.modes)
                 termios.tcflush(tty, termios.TCIFLUSH)  # the rest of a paste is not for the shell
         os._exit(0)
