@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from unittest import mock
 
 import pytest
 
@@ -26,7 +27,7 @@ except ImportError:
 
 HERE = pathlib.Path(__file__).parent
 CHAT = [sys.executable, str(HERE / "udp_chat.py")]
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux and Windows report this")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports this so")
 PTY = pytest.mark.skipif(pty is None, reason="this system has no pseudo-terminals")
 FAMILY, PERSIAN, ACCENT = "👨‍👩‍👧", "می‌خواهم", "e\u0301"
 
@@ -135,6 +136,14 @@ def test_nobody_listens(ends):
 def test_closed(ends):
     ends[0].close()
     assert recv(ends[0], ends[1].getsockname(), print, pytest.fail) is None
+
+
+def test_windows():
+    """Windows reports from recvfrom; here a stand-in for the socket does."""
+    peer, shown, notices = ("10.0.0.1", 1234), [], []
+    reset, long = ConnectionResetError(10054, "reset"), OSError(10040, "too long")
+    recv(mock.Mock(**{"recvfrom.side_effect": [reset, reset, long, (b"Bye", peer)]}), peer, shown.append, notices.append)
+    assert shown == ["10.0.0.1 : Bye"] and len(notices) == 2 and "Nobody listens" in notices[0]
 
 
 @LINUX
