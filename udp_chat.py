@@ -15,8 +15,8 @@ Nothing is encrypted or confirmed, and anyone can forge a sender's address.
 """
 import argparse
 import contextlib
-import errno
 import itertools
+import math
 import os
 import shutil
 import signal
@@ -36,10 +36,10 @@ except ImportError:  # Windows has neither
 
 IP = "0.0.0.0"  # where we listen: at every address of this machine
 PORT = 1234  # where we listen; below 1024 it takes administrator rights
-SEND_PORT = PORT  # where the friend listens: the same, so that two hosts run the same file
-# (1234 here and 1084 there would need a changed file on the other host, with the two crossed over)
+SEND_PORT = PORT  # where the friend listens: the same, so that both hosts run this very file
+# (with 1234 and 1084, one of the two hosts would need them the other way round)
 BUFFER_SIZE = 65_535  # bytes: no datagram is larger, and recvfrom drops what does not fit
-MAX_DATAGRAM = 1024  # bytes that we send in one: a plain recvfrom(1024) reads no more (4 at least)
+MAX_DATAGRAM = 1024  # bytes that we send in one: a plain recvfrom(1024) reads no more (at least 16)
 PAUSE = 0.0003  # seconds after each one: UDP has no way for a slow receiver to say "wait"
 BYE = "Bye"  # ends the chat on both sides
 GRACE = 0.1  # seconds from our Bye to the end, for a late "nobody listens"
@@ -75,8 +75,8 @@ def hear_errors(sock):
 def recv(sock, peer, show, notice):
     """Call show("IP : text") for each message from peer, up to and with "Bye".
 
-    peer is (ip, port), ip in numbers. Strangers and network errors go to notice(text), once each.
-    They end nothing; only Bye does, or whoever closes sock.
+    peer is (ip, port), ip in numbers. The first few strangers, and each new network error, go to
+    notice(text). They end nothing.
     """
     strangers, trouble = set(), None
     while True:
@@ -87,8 +87,9 @@ def recv(sock, peer, show, notice):
                 return
             hear_errors(sock)
             if error.errno != trouble:
-                trouble = error.errno
-                notice(f"{undelivered(error, peer)}: what you send is lost until that changes.")
+                trouble = error.errno  # ConnectionError: their system answered, by ICMP, "port unreachable"
+                reason = "Nobody listens" if isinstance(error, ConnectionError) else error.strerror
+                notice(f"{reason} at {peer[0]} port {peer[1]}: what you send is lost until that changes.")
             continue
         if address == peer:
             trouble = None
@@ -100,13 +101,6 @@ def recv(sock, peer, show, notice):
             strangers.add(address)
             notice("Not shown: a message from {0} port {1}. If that is your friend, start again with: "
                    "udp_chat.py {0} --port {2} --send-port {1}".format(*address, sock.getsockname()[1]))
-
-
-def undelivered(error, peer):
-    """Return in words why recvfrom raised error."""
-    if isinstance(error, ConnectionError):  # their system answered: ICMP "port unreachable"
-        return f"Nobody listens at {peer[0]} port {peer[1]}"
-    return f"The network says {error.strerror!r}"
 
 
 def send(sock, peer, lines, notice):
@@ -135,8 +129,7 @@ def datagrams(text):
     """
     data = text.encode(errors="backslashreplace")
     while data:
-        pieces = (len(data) - 1) // MAX_DATAGRAM + 1
-        size = (len(data) - 1) // pieces + 1
+        size = math.ceil(len(data) / math.ceil(len(data) / MAX_DATAGRAM))
         piece = data[:size].decode(errors="ignore").encode()  # ignore: drops half a character
         yield piece
         data = data[len(piece):]
@@ -167,7 +160,7 @@ def chat(sock, peer, terminal):
 # ---- The terminal ---------------------------------------------------------------------------
 
 def safe(text):
-    """Return text with all that could act on a terminal, or hide in it, made visible, like \\x1b."""
+    """Return text with control and format characters, which act on a terminal, made visible, like \\x1b."""
     return "".join(
         char.encode("unicode_escape").decode()
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -176,8 +169,8 @@ def safe(text):
 
 
 def columns(char):
-    """Return how many columns char takes on a screen, rather too many than too few."""
-    if unicodedata.category(char) in ("Mn", "Me", "Cf") and char != "\ufe0f":
+    """Return how many columns char takes on a screen."""
+    if unicodedata.category(char) in ("Mn", "Me", "Cf") and char != "\ufe0f":  # that one makes emoji wide
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" or char >= "\U0001f000" else 1
 
@@ -205,10 +198,10 @@ class Terminal:
     ROW = "\x1bD\x1b[A\x1b7\r\x1b[L\x1b[?7l{}\x1b8\x1b[B\x1b[?7h"
 
     def __init__(self):
-        sys.stdin = sys.stdin or open(os.devnull)  # None if the shell closed it: <&-
-        sys.stdout = sys.stdout or open(os.devnull, "w")
-        for stream in (sys.stdin, sys.stdout):
-            stream.reconfigure(errors="backslashreplace")  # for what the locale has no letter for
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:  # closed by the shell, as in <&-
+                setattr(sys, name, open(os.devnull, mode))
+        sys.stdin.reconfigure(errors="backslashreplace")  # for bytes that the locale cannot decode
         if sys.platform == "win32":
             from colorama import just_fix_windows_console  # not on top: it takes time, and only here
             just_fix_windows_console()
@@ -229,6 +222,8 @@ class Terminal:
 
     def show(self, text, color=COLOR, indent=INDENT):
         """Print text above the line that is being typed, which stays as it is."""
+        code = sys.stdout.encoding
+        text = text.encode(code, "backslashreplace").decode(code)  # the locale may lack its letters
         out = text + "\n"
         if self.rows:
             width = shutil.get_terminal_size().columns
@@ -322,23 +317,23 @@ def arguments():
 def meet(sock, args, terminal):
     """Tell where we listen, and return the peer's address. Exits if PEER cannot be reached."""
     ip, port = sock.getsockname()
-    own = ip if ip != "0.0.0.0" else own_address(args.peer)
+    own = own_address(args.peer) if ip == "0.0.0.0" else None if ip.startswith("127.") else ip
     terminal.notice(f"Listening on {ip} port {port}; " + (
-        f"tell your friend: {own}" if own else "but this machine is in no network"))
+        f"tell your friend: {own}" if own else "no other machine can reach it"))
     if not args.peer:
         terminal.notice(QUESTION)
     while True:
         host = args.peer or terminal.read().strip() or "127.0.0.1"
         try:
             peer = route(host)[0], args.send_port
+            break
         except (OSError, TypeError, ValueError) as error:
             text = f"No way to {safe(host)} ({error}): check it, or give an address like 192.168.1.5"
             if args.peer:
                 sys.exit(text)
             terminal.notice(text)
-            continue
-        terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
-        return peer
+    terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
+    return peer
 
 
 def main():
@@ -346,10 +341,9 @@ def main():
     args = arguments()
     try:
         sock = open_socket(args.ip, args.port)
-    except (OSError, OverflowError, TypeError, ValueError) as error:
-        taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
-        sys.exit(f"Cannot listen on {safe(args.ip)} port {args.port} ({error}): " + (
-            "choose another --port" if taken else "leave --ip out, or give an address of this machine"))
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f"Cannot listen on {safe(args.ip)} port {args.port} ({error}): "
+                 "choose another --port, or leave --ip out")
     terminal = Terminal()
     try:
         peer = meet(sock, args, terminal)
