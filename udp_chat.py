@@ -87,7 +87,8 @@ def recv(sock, peer, show, notice):
                 return
             hear_errors(sock)
             if error.errno != trouble:
-                trouble = error.errno  # ConnectionError: their system answered, by ICMP, "port unreachable"
+                trouble = error.errno
+                # A ConnectionError is the answer of their system, by ICMP: "port unreachable".
                 reason = "Nobody listens" if isinstance(error, ConnectionError) else error.strerror
                 notice(f"{reason} at {peer[0]} port {peer[1]}: what you send is lost until that changes.")
             continue
