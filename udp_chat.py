@@ -1,121 +1,118 @@
 #!/usr/bin/env python3
 # /// script
-# requires-python = ">=3.10"
 # dependencies = ["termcolor>=2.1", "colorama>=0.4.6"]
 # ///
-"""A chat for two over UDP: one socket, one thread that receives, one that sends.
+"""A chat for two over UDP, not encrypted: one socket, a thread to receive, one to send."""
+import _signal  # what signal is made of; that would take some milliseconds to load
+if __name__ == "__main__":  # before the chat, Ctrl-C ends the program with no traceback
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
-on two hosts, each with the other's address:
-  python udp_chat.py 192.168.1.5
-on one machine, in two terminals:
-  python udp_chat.py 127.0.0.1 --port 1234 --send-port 1084
-  python udp_chat.py 127.0.0.1 --port 1084 --send-port 1234
-
-Nothing is encrypted or confirmed, and anyone can forge a sender's address.
-"""
 import argparse
 import contextlib
-import itertools
-import math
 import os
+import queue
+import select
 import shutil
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 import unicodedata
 
+from colorama import just_fix_windows_console
 from termcolor import COLORS, colored
 
 try:
-    import termios
     import readline  # gives input() arrow keys and a history
+    import termios  # the settings of a terminal
 except ImportError:  # Windows has neither
     readline = termios = None
 
 IP = "0.0.0.0"  # where we listen: at every address of this machine
-PORT = 1234  # where we listen; below 1024 it takes administrator rights
-SEND_PORT = PORT  # where the friend listens: the same, so that both hosts run this very file
-# (with 1234 and 1084, one of the two hosts would need them the other way round)
-BUFFER_SIZE = 65_535  # bytes: no datagram is larger, and recvfrom drops what does not fit
-MAX_DATAGRAM = 1024  # bytes that we send in one: a plain recvfrom(1024) reads no more (at least 16)
-PAUSE = 0.0003  # seconds after each one: UDP has no way for a slow receiver to say "wait"
+PORT = 1234  # where we listen; a number below 1024 needs administrator rights
+SEND_PORT = PORT  # where the friend listens: the same, so both hosts run this very file
+BUFFER_SIZE = 65_535  # bytes; no datagram is larger, and recvfrom drops what does not fit
+MAX_DATAGRAM = 1024  # most bytes that we send in one; many programs read no more at once
+PAUSE = 0.0003  # seconds after each datagram: in UDP a slow receiver cannot say "wait"
 BYE = "Bye"  # ends the chat on both sides
-GRACE = 0.1  # seconds from our Bye to the end, for a late "nobody listens"
-STRANGERS = 8  # addresses that we warn of: a flood of forged ones must not fill the screen
-COLOR = "cyan"  # of messages; a name that termcolor knows, any other means none
+COLOR = "cyan"  # of messages; a name that termcolor does not know means no colour
 NOTICE_COLOR = "yellow"  # of what the program itself says
 INDENT = 48  # columns in front of a message (six tabs), fewer on a narrow screen
 PROMPT = "> "  # in front of what we type
 QUESTION = "Enter the IP of person you want to chat with : "
-IP_RECVERR = 11 if sys.platform == "linux" else None  # see ip(7); Python has no name for it until 3.14
+UNKNOWN = ("Not shown: a message from {0} port {1}. If that is your friend, start again:\n"
+           "python udp_chat.py {0} --port {2} --send-port {1}")
+IP_RECVERR = 11 if sys.platform == "linux" else None  # ip(7); Python 3.14 has a name for it
+SAVE, RESTORE, UP, DOWN = "\x1b7", "\x1b8", "\x1b[A", "\x1b[B"  # move the cursor
+INSERT_ROW, NO_WRAP, WRAP = "\x1b[L", "\x1b[?7l", "\x1b[?7h"
+MAKE_ROOM = SAVE + "\n" + RESTORE + DOWN + UP  # "\n" scrolls if we are on the last row
+ROW_BEGIN = MAKE_ROOM + SAVE + "\r" + INSERT_ROW + NO_WRAP
+ROW_END = RESTORE + DOWN + WRAP  # back to the row where we type, which is one lower now
+RESET = WRAP + "\x1b[m\x1b[J"  # no colour, and nothing below
 
 
-# ---- The network: the socket, bind, recv and send -------------------------------------------
-
+# ---- The network: the socket and bind, recv, send, the threads --------------------------
 def open_socket(ip, port):
-    """Return a UDP socket bound to (ip, port). Raises OSError if the port is taken or ip not ours."""
+    """Return a UDP socket bound to (ip, port). OSError: port taken, or ip not ours."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    hear_errors(sock)
-    sock.bind((ip, port))  # without SO_REUSEADDR, or a second program could take the port unseen
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)  # bytes that may wait
+    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows, where two could share a port
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    sock.bind((ip, port))
     return sock
 
 
-def hear_errors(sock):
-    """Make Linux report, by an OSError of the next call, what could not be delivered (ip(7)).
-
-    It also keeps a list of the reports, which would fill the receive buffer; "off" empties it.
-    """
-    if IP_RECVERR:
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)
+def ask_for_errors(sock):
+    """Have the system report what does not arrive, by an OSError; forget older reports."""
+    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # to read the latest clears it
+    if IP_RECVERR:  # only Linux must be asked, and keeps a list in the receive buffer
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)  # empties the list
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
 
 def recv(sock, peer, show, notice):
-    """Call show("IP : text") for each message from peer, up to and with "Bye".
+    """Call show("IP : text") for messages from peer, the friend's (ip, port), until "Bye".
 
-    peer is (ip, port), ip in numbers. The first few strangers, and each new network error, go to
-    notice(text). They end nothing.
-    """
-    strangers, trouble = set(), None
+    Strangers and network errors go to notice(text). Raises OSError once sock is closed."""
+    errors, wrong_ports, strangers = set(), set(), set()
     while True:
         try:
             data, address = sock.recvfrom(BUFFER_SIZE)
-        except OSError as error:  # something we sent did not arrive: Linux and Windows tell us here
-            if sock.fileno() == -1:  # closed
-                return
-            hear_errors(sock)
-            if error.errno != trouble:
-                trouble = error.errno
-                # A ConnectionError is the answer of their system, by ICMP: "port unreachable".
-                reason = "Nobody listens" if isinstance(error, ConnectionError) else error.strerror
-                notice(f"{reason} at {peer[0]} port {peer[1]}: what you send is lost until that changes.")
-            continue
-        if address == peer:
-            trouble = None
-            text = data.decode(errors="backslashreplace").rstrip("\r\n")  # nc sends the newline, too
-            show(f"{address[0]} : {safe(text)}")
-            if text == BYE:
-                return
-        elif address not in strangers and len(strangers) < STRANGERS:
-            strangers.add(address)
-            notice("Not shown: a message from {0} port {1}. If that is your friend, start again with: "
-                   "udp_chat.py {0} --port {2} --send-port {1}".format(*address, sock.getsockname()[1]))
+        except BlockingIOError:  # no old message is left: from now on, wait for new ones
+            sock.setblocking(True)
+        except OSError as error:  # about what we sent; ConnectionError: port closed
+            ask_for_errors(sock)  # raises one if sock is closed
+            why = "Nobody listens" if isinstance(error, ConnectionError) else error.strerror
+            once(notice, f"{why} at {peer[0]} port {peer[1]}", error.errno, errors)
+        else:
+            if address == peer:
+                errors.clear()
+                text = data.decode(errors="backslashreplace").rstrip("\r\n")  # netcat's
+                show(f"{peer[0]} : {safe(text)}")
+                if text == BYE and sock.getblocking():  # not an old one
+                    notice(f"{peer[0]} said {BYE}: the chat is over.")
+                    return
+            elif address[1] != 0:  # nobody can answer to port 0
+                told = wrong_ports if address[0] == peer[0] else strangers
+                once(notice, UNKNOWN.format(*address, sock.getsockname()[1]), address, told)
+
+
+def once(notice, text, item, told):
+    """Call notice(text) unless item is in the set told, or told is full."""
+    if item not in told and len(told) < 8:  # forged senders must not flood the screen
+        told.add(item)
+        notice(text)
 
 
 def send(sock, peer, lines, notice):
-    """Send each of lines to peer, up to and with "Bye"; if they end without it, say it.
-
-    What could not be sent goes to notice(text).
-    """
-    for text in itertools.chain(lines, [BYE]):
+    """Send lines to peer, the friend's (ip, port), until "Bye"; notice(text) on failure."""
+    for text in lines:
         for data in datagrams(text):
             try:
-                try:
-                    sock.sendto(data, peer)
-                except OSError:  # may be about an earlier datagram; then this one has not gone yet
-                    sock.sendto(data, peer)
+                ask_for_errors(sock)  # or sendto may raise an old one, and send nothing
+                sock.sendto(data, peer)
             except OSError as error:
                 notice(f"Not sent ({error.strerror}): {safe(data.decode())}")
             time.sleep(PAUSE)
@@ -123,45 +120,33 @@ def send(sock, peer, lines, notice):
             return
 
 
-def datagrams(text):
-    """Yield text as UTF-8 in pieces of at most MAX_DATAGRAM bytes, never cut inside a character.
-
-    They are about equally long, because a short last one could happen to say "Bye".
-    """
-    data = text.encode(errors="backslashreplace")
-    while data:
-        size = math.ceil(len(data) / math.ceil(len(data) / MAX_DATAGRAM))
-        piece = data[:size].decode(errors="ignore").encode()  # ignore: drops half a character
-        yield piece
-        data = data[len(piece):]
-
-
-# ---- The threads ----------------------------------------------------------------------------
-
-def chat(sock, peer, terminal):
-    """Run recv in a thread of its own and send in the main thread, until somebody says Bye."""
-    def receive():
+def start(sock, peer, lines, show, notice, end):
+    """Start recv and send in daemon threads; the first that ends calls end(exit code)."""
+    def run(function, *args):
         try:
-            recv(sock, peer, terminal.show, terminal.notice)
-        except OSError:  # nobody reads our output any more
-            terminal.farewell()
-        terminal.leave()
-
-    terminal.farewell = lambda: send(sock, peer, [], notice=lambda text: None)
-    receiver = threading.Thread(target=receive, daemon=True)
-    receiver.start()
-    try:
-        send(sock, peer, iter(terminal.read, None), terminal.notice)  # for ever: it never returns None
-    except (EOFError, OSError):  # Ctrl-D, the end of a pipe, a terminal that is gone
-        terminal.farewell()
-    receiver.join(GRACE)
-    terminal.leave()
+            function(sock, peer, *args, notice)
+            time.sleep(0.1)  # seconds, for a late "nobody listens"
+            end(0)
+        except Exception as error:  # or the chat would go on, deaf or mute
+            notice(f"An error in {function.__name__} ended the chat: {error!r}")
+            end(1)
+    sock.setblocking(False)  # recv begins with old messages; an old "Bye" must end nothing
+    threading.Thread(target=run, args=(recv, show), daemon=True).start()
+    threading.Thread(target=run, args=(send, lines), daemon=True).start()
 
 
-# ---- The terminal ---------------------------------------------------------------------------
+# ---- Text and terminal: from here on no networking is left, you can stop reading ---------
+def datagrams(text):
+    """Return text as UTF-8, halved until each piece has at most MAX_DATAGRAM bytes."""
+    data = text.encode(errors="backslashreplace")
+    if len(data) <= MAX_DATAGRAM or len(text) == 1:
+        return [data] if data else []
+    middle = len(text) // 2  # halves: a short rest might be just "Bye"
+    return datagrams(text[:middle]) + datagrams(text[middle:])
+
 
 def safe(text):
-    """Return text with control and format characters, which act on a terminal, made visible, like \\x1b."""
+    """Return text with control characters, like Escape, spelled out, like \\x1b."""
     return "".join(
         char.encode("unicode_escape").decode()
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -169,188 +154,145 @@ def safe(text):
         else char for char in text)
 
 
-def columns(char):
-    """Return how many columns char takes on a screen."""
-    if unicodedata.category(char) in ("Mn", "Me", "Cf") and char != "\ufe0f":  # that one makes emoji wide
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" or char >= "\U0001f000" else 1
-
-
 def wrap(text, width):
-    """Return text in rows of at most width columns, broken at a space if one is near."""
-    rows, start, space, used = [], 0, 0, 0
-    for end, char in enumerate(text):
-        used += columns(char)
-        if used > width:
-            word = sum(map(columns, text[space:end + 1])) if space > start else width
-            cut, used = (space, word) if word < width / 2 else (end, columns(char))
-            rows.append(text[start:cut])
-            start = cut
-        if char == " ":
-            space = end + 1
-    return [*rows, text[start:]]
+    """Return the rows of text, at most width columns wide, cut at spaces if possible."""
+    wide = "".join(char + "\0" if unicodedata.east_asian_width(char) in "WF" else char
+                   for char in text)  # \0: the second column of 日, or one in the next row
+    rows = textwrap.wrap(wide, max(1, width - 1), break_on_hyphens=False) or [""]
+    return [row.replace("\0", "") for row in rows]
 
 
 class Terminal:
-    """The screen and the keyboard; plain lines in a pipe, a file or a dumb terminal."""
-
-    # A row above the cursor's, wherever that is: make sure of a row below it, save the cursor,
-    # insert a row, fill it (cut, not wrapped), restore the cursor, go one down.
-    ROW = "\x1bD\x1b[A\x1b7\r\x1b[L\x1b[?7l{}\x1b8\x1b[B\x1b[?7h"
-
+    """The screen and the keyboard. Any thread may call show; only the main one writes."""
     def __init__(self):
-        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-            if getattr(sys, name) is None:  # closed by the shell, as in <&-
-                setattr(sys, name, open(os.devnull, mode))
-        sys.stdin.reconfigure(errors="backslashreplace")  # for bytes that the locale cannot decode
-        if sys.platform == "win32":
-            from colorama import just_fix_windows_console  # not on top: it takes time, and only here
-            just_fix_windows_console()
-        keyboard = sys.stdin.isatty()
-        self.rows = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self.prompt = PROMPT if keyboard and self.rows else ""
-        self.modes = termios.tcgetattr(0) if keyboard and termios else None  # to be restored
-        self.typing = False
-        self.lock = threading.Lock()  # for output: more than one thread writes
+        just_fix_windows_console()  # makes Windows' console obey escape sequences
+        able = sys.stdout is sys.__stdout__  # else colorama wrapped it: an old Windows
+        sys.stdout = sys.__stdout__
+        for stream in (sys.stdin, sys.stdout):
+            stream.reconfigure(errors="backslashreplace")  # never a UnicodeError
+        self.keyboard, self.screen = os.dup(0), os.dup(1)  # copies, see exit
+        self.escapes = able and os.isatty(1) and os.environ.get("TERM") != "dumb"
+        self.prompt = PROMPT if os.isatty(0) and self.escapes else ""
+        self.settings = termios.tcgetattr(0) if os.isatty(0) and termios else None
+        self.typing = self.skip_rest = False
+        self.output = queue.Queue(20_000)  # rows; while it is full, recv has to wait
         if readline:
-            readline.parse_and_bind("set horizontal-scroll-mode on")  # the typed line is one row
-        self.farewell = lambda: None  # what Ctrl-C does before it ends the program
-        signal.signal(signal.SIGINT, lambda *_: None)
-        self.wake, self.interrupt = socket.socketpair()  # Ctrl-C writes into one, a thread waits at the other
-        self.wake.setblocking(False)
-        signal.set_wakeup_fd(self.wake.fileno())
-        threading.Thread(target=self.interrupted, daemon=True).start()
+            readline.parse_and_bind("set horizontal-scroll-mode on")  # we type in one row
 
     def show(self, text, color=COLOR, indent=INDENT):
-        """Print text above the line that is being typed, which stays as it is."""
-        code = sys.stdout.encoding
-        text = text.encode(code, "backslashreplace").decode(code)  # the locale may lack its letters
-        out = text + "\n"
-        if self.rows:
-            width = shutil.get_terminal_size().columns
-            margin = " " * min(indent, max(0, width - 32))
-            color = color if color in COLORS else None
-            out = "".join(self.ROW.format(colored(margin + row, color))
-                          for row in wrap(text, width - len(margin)))
-        with self.lock:
-            sys.stdout.write(out)
-            sys.stdout.flush()
+        """Queue text, to be written above the line that is being typed, which stays."""
+        if not self.escapes:
+            for start in range(0, len(text) + 1, 1000):  # no item of the queue is long
+                self.output.put((text + "\n")[start:start + 1000])
+            return
+        encoding = sys.stdout.encoding
+        text = text.encode(encoding, "backslashreplace").decode(encoding, "replace")
+        width = shutil.get_terminal_size().columns
+        margin = " " * min(indent, width - 32)  # at least 32 columns are for text
+        color = color if color in COLORS else None
+        for row in wrap(text, width - len(margin)):
+            self.output.put(ROW_BEGIN + colored(margin + row, color) + ROW_END)
 
     def notice(self, text):
-        """Print a sentence of the program's own."""
-        self.show("* " + text, NOTICE_COLOR, indent=0)
+        """Queue the program's own text; each line of it makes a row."""
+        for line in f"* {text}".split("\n"):
+            self.show(line, NOTICE_COLOR, indent=0)
 
-    def read(self):
-        """Return the next line that is typed or piped in. Raises EOFError after the last."""
-        self.typing = bool(self.prompt)
-        text = input(self.prompt)
-        self.typing = False
-        if self.prompt and len(text.expandtabs().encode()) > shutil.get_terminal_size().columns - 5:
-            self.show(self.prompt + safe(text), None, indent=0)  # one row may not have held it
-        return text
+    def write(self):
+        """Write what is in the queue, until an exit code comes; return that."""
+        while True:
+            with contextlib.suppress(queue.Empty):  # on Windows get() holds up Ctrl-C
+                item = self.output.get(timeout=0.2 if os.name == "nt" else None)
+                if isinstance(item, int):
+                    return item
+                if not self.skip_rest:
+                    sys.stdout.write(item)
+                    sys.stdout.flush()
 
-    def interrupted(self):
-        """Wait for Ctrl-C in a thread of its own: input() may miss it (cpython issue 112585)."""
-        self.interrupt.recv(1)
-        self.farewell()
-        self.leave()
+    def lines(self):
+        """Yield each line that is typed or piped in, until "Bye"; end of input is one."""
+        text = None
+        while text != BYE:
+            self.typing = True
+            try:
+                text = input(self.prompt).rstrip("\r")  # a Windows file in a pipe
+                self.typing = False
+            except (EOFError, OSError):  # Ctrl-D, the end of a pipe, a lost terminal
+                text = BYE
+            self.skip_rest = self.prompt and text == BYE  # who types it does not wait
+            yield text
 
-    def leave(self):
-        """End the program at once, from any thread, with the terminal as it was.
-
-        Nothing milder than os._exit() ends a thread that waits in input() on every system.
-        """
-        self.lock.acquire(timeout=1)  # not in the middle of a row
-        with contextlib.suppress(OSError):
-            print(end="\n" if self.typing else "", flush=True)
-        if self.modes:
-            with contextlib.suppress(OSError, termios.error):  # the terminal is gone
-                tty = os.dup(0)
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # or an input() just starting would undo this:
-                termios.tcsetattr(tty, termios.TCSANOW, self.modes)
-                termios.tcflush(tty, termios.TCIFLUSH)  # the rest of a paste is not for the shell
-        os._exit(0)
-
-
-# ---- The start ------------------------------------------------------------------------------
-
-def route(host):
-    """Return host's IPv4 address, and ours on the way there. Raises OSError, TypeError or ValueError."""
-    if not any(map(str.isalpha, host)):
-        socket.inet_pton(socket.AF_INET, host)  # or 192.168.1 would become 192.168.0.1
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))  # on UDP this sends nothing, it only finds the way
-        ip, own = probe.getpeername()[0], probe.getsockname()[0]
-    if ip.startswith("127.") and ip != host:
-        ip = own  # Debian gives a machine's own name 127.0.1.1, but its answers come from 127.0.0.1
-    return ip, own
-
-
-def own_address(host=None):
-    """Return the address by which others reach this machine, as host would see it, or None."""
-    # 192.0.2.1 stands for the internet. The others are for a room with a network but no router.
-    for there in (host, "192.0.2.1", "192.168.1.1", "192.168.0.1", "10.0.0.1", "172.16.0.1"):
-        with contextlib.suppress(OSError, TypeError, ValueError):
-            own = route(there)[1]
-            if not own.startswith("127."):
-                return own
-
-
-def port_number(text):
-    """Return text as a port. Raises ArgumentTypeError, which argparse shows."""
-    if text.isdecimal() and len(text) < 6 and 0 < int(text) < 65_536:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text:.9} is not a port, choose one from 1 to 65535")
+    def exit(self, code, quietly=False):
+        """End the program; quietly: first discard keys until none comes for a second."""
+        with contextlib.suppress(Exception):  # the terminal may be gone
+            if self.settings:
+                os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # now input(), which is still in
+                os.dup2(0, 1)  # its thread, can neither print a prompt nor change settings
+                while quietly and select.select([self.keyboard], [], [], 1)[0]:
+                    termios.tcflush(self.keyboard, termios.TCIFLUSH)
+                termios.tcsetattr(self.keyboard, termios.TCSANOW, self.settings)
+                termios.tcflush(self.keyboard, termios.TCIFLUSH)  # not for the shell
+            if self.escapes and (not termios or select.select([], [self.screen], [], 1)[1]):
+                os.write(self.screen, ("\n" * self.typing + RESET).encode())
+        os._exit(code)  # nothing milder ends a thread that waits in input()
 
 
 def arguments():
     """Return the command line's arguments; the constants are their defaults."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("peer", metavar="PEER", nargs="?", help="the friend's address or name (default: ask)")
-    parser.add_argument("--ip", default=IP, help="our address to listen on (default: %(default)s, all)")
-    parser.add_argument("--port", type=port_number, default=PORT, help="our port (default: %(default)s)")
-    parser.add_argument("--send-port", type=port_number, default=SEND_PORT,
-                        help="the friend's port (default: %(default)s)")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("peer", metavar="PEER", nargs="?", help="the friend's address")
+    parser.add_argument("--ip", default=IP, help="our address (default: %(default)s, all)")
+    parser.add_argument("--port", type=int, default=PORT, help="ours (%(default)s)")
+    parser.add_argument("--send-port", type=int, default=SEND_PORT, help="the friend's")
     return parser.parse_args()
 
 
-def meet(sock, args, terminal):
-    """Tell where we listen, and return the peer's address. Exits if PEER cannot be reached."""
-    ip, port = sock.getsockname()
-    own = own_address(args.peer) if ip == "0.0.0.0" else None if ip.startswith("127.") else ip
-    terminal.notice(f"Listening on {ip} port {port}; " + (
-        f"tell your friend: {own}" if own else "no other machine can reach it"))
+def meet(args, sock):
+    """Say where we listen; return the friend's (ip, port), asking if PEER is missing."""
+    tell = ""
+    with contextlib.suppress(Exception), socket.socket(type=socket.SOCK_DGRAM) as probe:
+        probe.bind((args.ip, 0))
+        probe.connect((args.peer or "192.0.2.1", 9))  # sends nothing, but sets our address
+        own = probe.getsockname()[0]
+        tell = "" if own.startswith("127.") else f"; tell your friend: {own}"
+    print("* Listening on {} port {}{}".format(*sock.getsockname(), tell))
     if not args.peer:
-        terminal.notice(QUESTION)
-    while True:
-        host = args.peer or terminal.read().strip() or "127.0.0.1"
-        try:
-            peer = route(host)[0], args.send_port
-            break
-        except (OSError, TypeError, ValueError) as error:
-            text = f"No way to {safe(host)} ({error}): check it, or give an address like 192.168.1.5"
-            if args.peer:
-                sys.exit(text)
-            terminal.notice(text)
-    terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
-    return peer
+        print(QUESTION, end="" if sys.stdin.isatty() else "\n", flush=True)
+        answer = sys.stdin.readline() or sys.exit("\nWithout an address there is no chat.")
+        args.peer = answer.strip() or "127.0.0.1"  # Enter alone: this machine
+    try:
+        if not any(map(str.isalpha, args.peer)):
+            socket.inet_pton(socket.AF_INET, args.peer)  # or 10.1 would mean 10.0.0.1
+        return socket.gethostbyname(args.peer), args.send_port
+    except Exception as error:
+        sys.exit(f"Cannot reach {safe(args.peer)} ({error}).\n"
+                 "This chat speaks IPv4: give an address like 192.168.1.5, or a name.")
 
 
 def main():
     """Listen, find the friend, chat."""
     args = arguments()
     try:
+        terminal = Terminal()
         sock = open_socket(args.ip, args.port)
-    except (OSError, TypeError, ValueError) as error:
-        sys.exit(f"Cannot listen on {safe(args.ip)} port {args.port} ({error}): "
-                 "choose another --port, or leave --ip out")
-    terminal = Terminal()
-    try:
-        peer = meet(sock, args, terminal)
-    except (EOFError, OSError):  # there is nobody yet to say Bye to
-        terminal.leave()
-    chat(sock, peer, terminal)
+    except AttributeError:  # stdin or stdout is closed, or IDLE's
+        sys.exit("The chat needs a terminal: start it there, with python udp_chat.py")
+    except Exception as error:
+        sys.exit(f"Cannot listen on {safe(args.ip)} port {args.port} ({error}).\n"
+                 "Is the chat open in another terminal? Or take another --port or no --ip.")
+    peer = meet(args, sock)
+    def say_bye(*_):
+        try:
+            send(sock, peer, [BYE], notice=lambda text: None)
+        finally:
+            terminal.exit(0)
+    for number in signal.valid_signals() & {1, 2, 15}:  # a closed window, Ctrl-C, kill
+        signal.signal(number, say_bye)
+    terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
+    start(sock, peer, terminal.lines(), terminal.show, terminal.notice, terminal.output.put)
+    with contextlib.suppress(OSError):
+        terminal.exit(terminal.write(), quietly=not terminal.skip_rest)
+    say_bye()  # only if write failed: nobody reads our output any more
 
 
 if __name__ == "__main__":
