@@ -4,8 +4,9 @@
 # ///
 """A chat for two over UDP, not encrypted: one socket, a thread to receive, one to send."""
 import _signal  # what signal is made of; that would take some milliseconds to load
-if __name__ == "__main__":  # before the chat, Ctrl-C ends the program with no traceback
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+if __name__ == "__main__":  # before the chat, Ctrl-C or a closed pipe just ends the program
+    for number in _signal.valid_signals() & {2, 13}:
+        _signal.signal(number, _signal.SIG_DFL)
 
 import argparse
 import contextlib
@@ -286,7 +287,7 @@ def main():
             send(sock, peer, [BYE], notice=lambda text: None)
         finally:
             terminal.exit(0)
-    for number in signal.valid_signals() & {1, 2, 15}:  # a closed window, Ctrl-C, kill
+    for number in signal.valid_signals() & {1, 2, 13, 15}:  # window, Ctrl-C, pipe, kill
         signal.signal(number, say_bye)
     terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
     start(sock, peer, terminal.lines(), terminal.show, terminal.notice, terminal.output.put)
