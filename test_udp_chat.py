@@ -79,7 +79,7 @@ WRONG_ARGUMENTS = [  # and a part of the sentence
     (["--ip", "x" * 99], "or no --ip"),  # longer than a name may be
     (["no.such.host.invalid"], "Cannot reach no.such.host.invalid"),
     (["\x1b[2J"], r"Cannot reach \x1b[2J"),  # our own sentences are safe, too
-    (["192.168.1"], "Cannot reach 192.168.1 "),  # would be 192.168.0.1
+    (["192.168.1"], "Cannot reach 192.168.1."),  # would be 192.168.0.1
     (["::1"], "speaks IPv4"),
 ]
 ANSWERS = [  # exercise, answer, and a part of what its check says
@@ -283,12 +283,12 @@ def test_ends(ends, how):
 @PTY
 @pytest.mark.parametrize("typed", ["", "wor", "words\rwor"])
 def test_friends_bye(ends, typed):
-    pty, address = terminal(ends[0], '"$@"; read line; echo "[$line]"')
+    pty, address = terminal(ends[0], '"$@"; echo now; read line; echo "[$line]"')
     pty.send(typed)
     send(ends[0], address, [BYE], pytest.fail)
     pty.expect_exact("the chat is over.")
     pty.send("date\r")  # meant for the friend: the shell must not run it
-    pty.expect_exact(RESET)
+    pty.expect_exact("now")
     pty.send("x\r")
     assert ended(pty).endswith("\n[x]\n")
 

@@ -25,11 +25,10 @@ import unicodedata
 from colorama import just_fix_windows_console
 from termcolor import COLORS, colored
 
-try:
+readline = termios = None  # as Windows has neither
+with contextlib.suppress(ImportError):
     import readline  # gives input() arrow keys and a history
     import termios  # the settings of a terminal
-except ImportError:  # Windows has neither
-    readline = termios = None
 
 IP = "0.0.0.0"  # where we listen: at every address of this machine
 PORT = 1234  # where we listen; a number below 1024 needs administrator rights
@@ -41,7 +40,6 @@ BYE = "Bye"  # ends the chat on both sides
 COLOR = "cyan"  # of messages; a name that termcolor does not know means no colour
 NOTICE_COLOR = "yellow"  # of what the program itself says
 INDENT = 48  # columns in front of a message (six tabs), fewer on a narrow screen
-PROMPT = "> "  # in front of what we type
 QUESTION = "Enter the IP of person you want to chat with : "
 UNKNOWN = ("Not shown: a message from {0} port {1}. If that is your friend, start again:\n"
            "python udp_chat.py {0} --port {2} --send-port {1}")
@@ -173,7 +171,7 @@ class Terminal:
             stream.reconfigure(errors="backslashreplace")  # never a UnicodeError
         self.keyboard, self.screen = os.dup(0), os.dup(1)  # copies, see exit
         self.escapes = able and os.isatty(1) and os.environ.get("TERM") != "dumb"
-        self.prompt = PROMPT if os.isatty(0) and self.escapes else ""
+        self.prompt = "> " if os.isatty(0) and self.escapes else ""
         self.settings = termios.tcgetattr(0) if os.isatty(0) and termios else None
         self.typing = self.skip_rest = False
         self.output = queue.Queue(20_000)  # rows; while it is full, recv has to wait
@@ -229,33 +227,35 @@ class Terminal:
             if self.settings:
                 os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # now input(), which is still in
                 os.dup2(0, 1)  # its thread, can neither print a prompt nor change settings
+            if self.escapes and (not termios or select.select([], [self.screen], [], 1)[1]):
+                os.write(self.screen, ("\n" * self.typing + RESET).encode())
+            if self.settings:
                 while quietly and select.select([self.keyboard], [], [], 1)[0]:
                     termios.tcflush(self.keyboard, termios.TCIFLUSH)
                 termios.tcsetattr(self.keyboard, termios.TCSANOW, self.settings)
                 termios.tcflush(self.keyboard, termios.TCIFLUSH)  # not for the shell
-            if self.escapes and (not termios or select.select([], [self.screen], [], 1)[1]):
-                os.write(self.screen, ("\n" * self.typing + RESET).encode())
         os._exit(code)  # nothing milder ends a thread that waits in input()
 
 
 def arguments():
     """Return the command line's arguments; the constants are their defaults."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("peer", metavar="PEER", nargs="?", help="the friend's address")
-    parser.add_argument("--ip", default=IP, help="our address (default: %(default)s, all)")
-    parser.add_argument("--port", type=int, default=PORT, help="ours (%(default)s)")
-    parser.add_argument("--send-port", type=int, default=SEND_PORT, help="the friend's")
+    parser.add_argument("peer", metavar="PEER", nargs="?", help="your friend's address")
+    parser.add_argument("--ip", default=IP, help="address to listen on (%(default)s: all)")
+    parser.add_argument("--port", type=int, default=PORT, help="to listen on (%(default)s)")
+    parser.add_argument("--send-port", type=int, default=SEND_PORT, help="friend's port")
     return parser.parse_args()
 
 
 def meet(args, sock):
     """Say where we listen; return the friend's (ip, port), asking if PEER is missing."""
-    tell = ""
-    with contextlib.suppress(Exception), socket.socket(type=socket.SOCK_DGRAM) as probe:
-        probe.bind((args.ip, 0))
-        probe.connect((args.peer or "192.0.2.1", 9))  # sends nothing, but sets our address
-        own = probe.getsockname()[0]
-        tell = "" if own.startswith("127.") else f"; tell your friend: {own}"
+    tell = ""  # our address, as seen from these: usual networks, the internet, the friend
+    for host in ("10.0.0.1", "192.168.0.1", "192.168.1.1", "192.0.2.1", args.peer):
+        with contextlib.suppress(Exception), socket.socket(type=socket.SOCK_DGRAM) as probe:
+            probe.bind((args.ip, 0))
+            probe.connect((host, 9))  # sends nothing, but sets the address
+            own = probe.getsockname()[0]
+            tell = "" if own.startswith("127.") else f"; tell your friend: {own}"
     print("* Listening on {} port {}{}".format(*sock.getsockname(), tell))
     if not args.peer:
         print(QUESTION, end="" if sys.stdin.isatty() else "\n", flush=True)
@@ -265,8 +265,8 @@ def meet(args, sock):
         if not any(map(str.isalpha, args.peer)):
             socket.inet_pton(socket.AF_INET, args.peer)  # or 10.1 would mean 10.0.0.1
         return socket.gethostbyname(args.peer), args.send_port
-    except Exception as error:
-        sys.exit(f"Cannot reach {safe(args.peer)} ({error}).\n"
+    except Exception:
+        sys.exit(f"Cannot reach {safe(args.peer)}.\n"
                  "This chat speaks IPv4: give an address like 192.168.1.5, or a name.")
 
 
