@@ -39,7 +39,6 @@ PAUSE = 0.0003  # seconds after each datagram: in UDP a slow receiver cannot say
 BYE = "Bye"  # ends the chat on both sides
 COLOR = "cyan"  # of messages; a name that termcolor does not know means no colour
 NOTICE_COLOR = "yellow"  # of what the program itself says
-INDENT = 48  # columns in front of a message (six tabs), fewer on a narrow screen
 QUESTION = "Enter the IP of person you want to chat with : "
 UNKNOWN = ("Not shown: a message from {0} port {1}. If that is your friend, start again:\n"
            "python udp_chat.py {0} --port {2} --send-port {1}")
@@ -122,6 +121,8 @@ def send(sock, peer, lines, notice):
 def start(sock, peer, lines, show, notice, end):
     """Start recv and send in daemon threads; the first that ends calls end(exit code)."""
     def run(function, *args):
+        if hasattr(signal, "pthread_sigmask"):  # leave all signals to the main thread
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             function(sock, peer, *args, notice)
             time.sleep(0.1)  # seconds, for a late "nobody listens"
@@ -174,11 +175,11 @@ class Terminal:
         self.prompt = "> " if os.isatty(0) and self.escapes else ""
         self.settings = termios.tcgetattr(0) if os.isatty(0) and termios else None
         self.typing = self.skip_rest = False
-        self.output = queue.Queue(20_000)  # rows; while it is full, recv has to wait
+        self.output = queue.Queue(80_000)  # rows; while it is full, recv has to wait
         if readline:
             readline.parse_and_bind("set horizontal-scroll-mode on")  # we type in one row
 
-    def show(self, text, color=COLOR, indent=INDENT):
+    def show(self, text, color=COLOR, indent=48):  # columns: six tabs, less if it is narrow
         """Queue text, to be written above the line that is being typed, which stays."""
         if not self.escapes:
             for start in range(0, len(text) + 1, 1000):  # no item of the queue is long
@@ -205,8 +206,7 @@ class Terminal:
                 if isinstance(item, int):
                     return item
                 if not self.skip_rest:
-                    sys.stdout.write(item)
-                    sys.stdout.flush()
+                    print(item, end="", flush=True)
 
     def lines(self):
         """Yield each line that is typed or piped in, until "Bye"; end of input is one."""
@@ -229,7 +229,7 @@ class Terminal:
                 os.dup2(0, 1)  # its thread, can neither print a prompt nor change settings
             if self.escapes and (not termios or select.select([], [self.screen], [], 1)[1]):
                 os.write(self.screen, ("\n" * self.typing + RESET).encode())
-            if self.settings:
+            if self.settings and os.tcgetpgrp(self.keyboard) == os.getpgrp():  # foreground
                 while quietly and select.select([self.keyboard], [], [], 1)[0]:
                     termios.tcflush(self.keyboard, termios.TCIFLUSH)
                 termios.tcsetattr(self.keyboard, termios.TCSANOW, self.settings)
@@ -283,10 +283,10 @@ def main():
                  "Is the chat open in another terminal? Or take another --port or no --ip.")
     peer = meet(args, sock)
     def say_bye(*_):
-        try:
+        with contextlib.suppress(Exception):
+            sock.setblocking(False)  # the end must not wait for the network
             send(sock, peer, [BYE], notice=lambda text: None)
-        finally:
-            terminal.exit(0)
+        terminal.exit(0)
     for number in signal.valid_signals() & {1, 2, 13, 15}:  # window, Ctrl-C, pipe, kill
         signal.signal(number, say_bye)
     terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
