@@ -3,8 +3,8 @@
 # dependencies = ["termcolor>=2.1", "colorama>=0.4.6"]
 # ///
 """A chat for two over UDP, not encrypted: one socket, a thread to receive, one to send."""
-import _signal  # what signal is made of; that would take some milliseconds to load
-if __name__ == "__main__":  # before the chat, Ctrl-C or a closed pipe just ends the program
+import _signal  # the core of module signal, which takes longer to load
+if __name__ == "__main__":  # for now, Ctrl-C (2) or a closed pipe (13) ends the program
     for number in _signal.valid_signals() & {2, 13}:
         _signal.signal(number, _signal.SIG_DFL)
 
@@ -25,16 +25,16 @@ import unicodedata
 from colorama import just_fix_windows_console
 from termcolor import COLORS, colored
 
-readline = termios = None  # as Windows has neither
+readline = termios = None  # Windows has neither
 with contextlib.suppress(ImportError):
-    import readline  # gives input() arrow keys and a history
     import termios  # the settings of a terminal
+    import readline  # gives input() arrow keys and a history
 
 IP = "0.0.0.0"  # where we listen: at every address of this machine
 PORT = 1234  # where we listen; a number below 1024 needs administrator rights
 SEND_PORT = PORT  # where the friend listens: the same, so both hosts run this very file
 BUFFER_SIZE = 65_535  # bytes; no datagram is larger, and recvfrom drops what does not fit
-MAX_DATAGRAM = 1024  # most bytes that we send in one; many programs read no more at once
+MAX_DATAGRAM = 1024  # the most bytes we send in one; many programs read no more at once
 PAUSE = 0.0003  # seconds after each datagram: in UDP a slow receiver cannot say "wait"
 BYE = "Bye"  # ends the chat on both sides
 COLOR = "cyan"  # of messages; a name that termcolor does not know means no colour
@@ -42,10 +42,10 @@ NOTICE_COLOR = "yellow"  # of what the program itself says
 QUESTION = "Enter the IP of person you want to chat with : "
 UNKNOWN = ("Not shown: a message from {0} port {1}. If that is your friend, start again:\n"
            "python udp_chat.py {0} --port {2} --send-port {1}")
-IP_RECVERR = 11 if sys.platform == "linux" else None  # ip(7); Python 3.14 has a name for it
+IP_RECVERR = 11 if sys.platform == "linux" else None  # see man 7 ip; Python 3.14 names it
 SAVE, RESTORE, UP, DOWN = "\x1b7", "\x1b8", "\x1b[A", "\x1b[B"  # move the cursor
 INSERT_ROW, NO_WRAP, WRAP = "\x1b[L", "\x1b[?7l", "\x1b[?7h"
-MAKE_ROOM = SAVE + "\n" + RESTORE + DOWN + UP  # "\n" scrolls if we are on the last row
+MAKE_ROOM = SAVE + "\n" + RESTORE + DOWN + UP  # on the last row "\n" scrolls, UP goes along
 ROW_BEGIN = MAKE_ROOM + SAVE + "\r" + INSERT_ROW + NO_WRAP
 ROW_END = RESTORE + DOWN + WRAP  # back to the row where we type, which is one lower now
 RESET = WRAP + "\x1b[m\x1b[J"  # no colour, and nothing below
@@ -55,17 +55,17 @@ RESET = WRAP + "\x1b[m\x1b[J"  # no colour, and nothing below
 def open_socket(ip, port):
     """Return a UDP socket bound to (ip, port). OSError: port taken, or ip not ours."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)  # bytes that may wait
-    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows, where two could share a port
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)  # max unread bytes
+    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows lets programs share a port
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     sock.bind((ip, port))
     return sock
 
 
 def ask_for_errors(sock):
-    """Have the system report what does not arrive, by an OSError; forget older reports."""
-    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # to read the latest clears it
-    if IP_RECVERR:  # only Linux must be asked, and keeps a list in the receive buffer
+    """Have later calls raise OSError if a datagram bounces; forget older errors."""
+    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading an error clears it
+    if IP_RECVERR:  # Linux must be asked; its list of errors would fill the receive buffer
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)  # empties the list
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
@@ -81,25 +81,25 @@ def recv(sock, peer, show, notice):
         except BlockingIOError:  # no old message is left: from now on, wait for new ones
             sock.setblocking(True)
         except OSError as error:  # about what we sent; ConnectionError: port closed
-            ask_for_errors(sock)  # raises one if sock is closed
+            ask_for_errors(sock)  # raises OSError if sock is closed
             why = "Nobody listens" if isinstance(error, ConnectionError) else error.strerror
             once(notice, f"{why} at {peer[0]} port {peer[1]}", error.errno, errors)
         else:
             if address == peer:
                 errors.clear()
-                text = data.decode(errors="backslashreplace").rstrip("\r\n")  # netcat's
+                text = data.decode(errors="backslashreplace").rstrip("\r\n")  # line end
                 show(f"{peer[0]} : {safe(text)}")
-                if text == BYE and sock.getblocking():  # not an old one
+                if text == BYE and sock.getblocking():  # not an old Bye
                     notice(f"{peer[0]} said {BYE}: the chat is over.")
                     return
-            elif address[1] != 0:  # nobody can answer to port 0
+            elif address[1] != 0:  # nobody can reply to port 0
                 told = wrong_ports if address[0] == peer[0] else strangers
                 once(notice, UNKNOWN.format(*address, sock.getsockname()[1]), address, told)
 
 
 def once(notice, text, item, told):
     """Call notice(text) unless item is in the set told, or told is full."""
-    if item not in told and len(told) < 8:  # forged senders must not flood the screen
+    if item not in told and len(told) < 8:  # forgers must not flood the screen
         told.add(item)
         notice(text)
 
@@ -109,7 +109,7 @@ def send(sock, peer, lines, notice):
     for text in lines:
         for data in datagrams(text):
             try:
-                ask_for_errors(sock)  # or sendto may raise an old one, and send nothing
+                ask_for_errors(sock)  # or sendto might raise an old error instead
                 sock.sendto(data, peer)
             except OSError as error:
                 notice(f"Not sent ({error.strerror}): {safe(data.decode())}")
@@ -119,29 +119,29 @@ def send(sock, peer, lines, notice):
 
 
 def start(sock, peer, lines, show, notice, end):
-    """Start recv and send in daemon threads; the first that ends calls end(exit code)."""
+    """Start recv and send in daemon threads; each calls end(exit code) when it ends."""
     def run(function, *args):
-        if hasattr(signal, "pthread_sigmask"):  # leave all signals to the main thread
+        if hasattr(signal, "pthread_sigmask"):  # Unix: the main thread takes the signals
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             function(sock, peer, *args, notice)
-            time.sleep(0.1)  # seconds, for a late "nobody listens"
+            time.sleep(0.1)  # seconds, for a report on our "Bye"
             end(0)
         except Exception as error:  # or the chat would go on, deaf or mute
             notice(f"An error in {function.__name__} ended the chat: {error!r}")
             end(1)
-    sock.setblocking(False)  # recv begins with old messages; an old "Bye" must end nothing
+    sock.setblocking(False)  # never wait: recvfrom raises once the old messages are read
     threading.Thread(target=run, args=(recv, show), daemon=True).start()
     threading.Thread(target=run, args=(send, lines), daemon=True).start()
 
 
-# ---- Text and terminal: from here on no networking is left, you can stop reading ---------
+# ---- Text, terminal, start: from here on it is not about networks, you can stop here -----
 def datagrams(text):
     """Return text as UTF-8, halved until each piece has at most MAX_DATAGRAM bytes."""
     data = text.encode(errors="backslashreplace")
     if len(data) <= MAX_DATAGRAM or len(text) == 1:
         return [data] if data else []
-    middle = len(text) // 2  # halves: a short rest might be just "Bye"
+    middle = len(text) // 2  # halves: a short remainder might be just "Bye"
     return datagrams(text[:middle]) + datagrams(text[middle:])
 
 
@@ -157,7 +157,7 @@ def safe(text):
 def wrap(text, width):
     """Return the rows of text, at most width columns wide, cut at spaces if possible."""
     wide = "".join(char + "\0" if unicodedata.east_asian_width(char) in "WF" else char
-                   for char in text)  # \0: the second column of 日, or one in the next row
+                   for char in text)  # \0 holds the second column of a wide one, like 日
     rows = textwrap.wrap(wide, max(1, width - 1), break_on_hyphens=False) or [""]
     return [row.replace("\0", "") for row in rows]
 
@@ -179,7 +179,7 @@ class Terminal:
         if readline:
             readline.parse_and_bind("set horizontal-scroll-mode on")  # we type in one row
 
-    def show(self, text, color=COLOR, indent=48):  # columns: six tabs, less if it is narrow
+    def show(self, text, color=COLOR, indent=48):  # columns: six tabs, fewer if narrow
         """Queue text, to be written above the line that is being typed, which stays."""
         if not self.escapes:
             for start in range(0, len(text) + 1, 1000):  # no item of the queue is long
@@ -209,7 +209,7 @@ class Terminal:
                     print(item, end="", flush=True)
 
     def lines(self):
-        """Yield each line that is typed or piped in, until "Bye"; end of input is one."""
+        """Yield each line that is typed or piped in, until "Bye"; end of input counts."""
         text = None
         while text != BYE:
             self.typing = True
@@ -218,7 +218,7 @@ class Terminal:
                 self.typing = False
             except (EOFError, OSError):  # Ctrl-D, the end of a pipe, a lost terminal
                 text = BYE
-            self.skip_rest = self.prompt and text == BYE  # who types it does not wait
+            self.skip_rest = self.prompt and text == BYE  # whoever types it need not wait
             yield text
 
     def exit(self, code, quietly=False):
@@ -249,11 +249,11 @@ def arguments():
 
 def meet(args, sock):
     """Say where we listen; return the friend's (ip, port), asking if PEER is missing."""
-    tell = ""  # our address, as seen from these: usual networks, the internet, the friend
+    tell = ""  # our address towards each of these; the last that works counts
     for host in ("10.0.0.1", "192.168.0.1", "192.168.1.1", "192.0.2.1", args.peer):
         with contextlib.suppress(Exception), socket.socket(type=socket.SOCK_DGRAM) as probe:
             probe.bind((args.ip, 0))
-            probe.connect((host, 9))  # sends nothing, but sets the address
+            probe.connect((host, 9))  # sends nothing; sets our own address
             own = probe.getsockname()[0]
             tell = "" if own.startswith("127.") else f"; tell your friend: {own}"
     print("* Listening on {} port {}{}".format(*sock.getsockname(), tell))
@@ -263,7 +263,7 @@ def meet(args, sock):
         args.peer = answer.strip() or "127.0.0.1"  # Enter alone: this machine
     try:
         if not any(map(str.isalpha, args.peer)):
-            socket.inet_pton(socket.AF_INET, args.peer)  # or 10.1 would mean 10.0.0.1
+            socket.inet_pton(socket.AF_INET, args.peer)  # otherwise 10.1 means 10.0.0.1
         return socket.gethostbyname(args.peer), args.send_port
     except Exception:
         sys.exit(f"Cannot reach {safe(args.peer)}.\n"
@@ -280,7 +280,7 @@ def main():
         sys.exit("The chat needs a terminal: start it there, with python udp_chat.py")
     except Exception as error:
         sys.exit(f"Cannot listen on {safe(args.ip)} port {args.port} ({error}).\n"
-                 "Is the chat open in another terminal? Or take another --port or no --ip.")
+                 "Is the chat open in another terminal? Try another --port, or no --ip.")
     peer = meet(args, sock)
     def say_bye(*_):
         with contextlib.suppress(Exception):
