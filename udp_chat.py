@@ -174,7 +174,7 @@ class Terminal:
         self.escapes = able and os.isatty(1) and os.environ.get("TERM") != "dumb"
         self.prompt = "> " if os.isatty(0) and self.escapes else ""
         self.settings = termios.tcgetattr(0) if os.isatty(0) and termios else None
-        self.typing = self.skip_rest = False
+        self.typing = self.left = False
         self.output = queue.Queue(80_000)  # rows; while it is full, recv has to wait
         if readline:
             readline.parse_and_bind("set horizontal-scroll-mode on")  # we type in one row
@@ -205,20 +205,20 @@ class Terminal:
                 item = self.output.get(timeout=0.2 if os.name == "nt" else None)
                 if isinstance(item, int):
                     return item
-                if not self.skip_rest:
-                    print(item, end="", flush=True)
+                print(item, end="", flush=True)
 
     def lines(self):
         """Yield each line that is typed or piped in, until "Bye"; end of input counts."""
-        text = None
-        while text != BYE:
+        while True:
             self.typing = True
             try:
                 text = input(self.prompt).rstrip("\r")  # a Windows file in a pipe
                 self.typing = False
             except (EOFError, OSError):  # Ctrl-D, the end of a pipe, a lost terminal
                 text = BYE
-            self.skip_rest = self.prompt and text == BYE  # whoever types it need not wait
+            self.left = self.prompt and text == BYE
+            if self.left:
+                self.output.queue.clear()  # whoever leaves need not wait for the rest
             yield text
 
     def exit(self, code, quietly=False):
@@ -292,7 +292,7 @@ def main():
     terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
     start(sock, peer, terminal.lines(), terminal.show, terminal.notice, terminal.output.put)
     with contextlib.suppress(OSError):
-        terminal.exit(terminal.write(), quietly=not terminal.skip_rest)
+        terminal.exit(terminal.write(), quietly=not terminal.left)
     say_bye()  # only if write failed: nobody reads our output any more
 
 
