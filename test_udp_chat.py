@@ -174,7 +174,7 @@ def test_errors_in_send(ends):
     told = queue.Queue()
     send(ends[0], ("255.255.255.255", 9), ["a\tb", BYE, "c"], told.put)  # needs SO_BROADCAST
     assert [told.get(timeout=5).split("): ")[1] for _ in range(2)] == [r"a\tb", BYE]
-    udp_chat.start(ends[0], ends[1].getsockname(), map(int, "x"), print, told.put, told.put)
+    udp_chat.start(ends[0], ends[1].getsockname(), map(int, "x"), *[told.put] * 3)
     assert "An error in send ended the chat: ValueError" in told.get(timeout=5)
     assert told.get(timeout=5) == 1  # the exit code
     ends[1].sendto(b"Bye", ends[0].getsockname())  # ends the other thread
