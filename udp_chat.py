@@ -208,7 +208,7 @@ class Terminal:
                 print(item, end="", flush=True)
 
     def lines(self):
-        """Yield each line that is typed or piped in, until "Bye"; end of input counts."""
+        """Yield each line that is typed or piped in; the end of input counts as "Bye"."""
         while True:
             self.typing = True
             try:
