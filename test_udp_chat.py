@@ -52,25 +52,21 @@ PIECES = [  # a text, the most bytes of a datagram, and how many it makes
     ("\udcff" * 400, MAX_DATAGRAM, 4),  # a byte that is no letter on this keyboard
     ("a😀", 3, 2),  # no room for one character: an end all the same
 ]
-RECEIVED = [  # what comes in, and what is shown
-    (b"", ""),  # an empty datagram is a message
-    (b"caf\xe9 \xff", r"caf\xe9 \xff"),  # not UTF-8
-    (b" from nc  \n", " from nc  "),  # it sends the Enter key, too; blanks are the friend's
-    (b"hi\n10.0.0.9 : forged", r"hi\n10.0.0.9 : forged"),  # no second row
-    (b"x" * 9000, "x" * 9000),  # the most that macOS sends
-    (b"Bye bye", "Bye bye"),  # not the word that ends
-]
 COMMAND = ("Not shown: a message from 10.0.0.1 port 5555. If that is your friend, "
            "start again:\npython udp_chat.py 10.0.0.1 --port 4321 --send-port 5555")
 HI, WRONG = (b"hi", REMOTE), (b"Bye", (REMOTE[0], 5555))
 CLOSED, LARGE = ConnectionResetError(10054, "reset"), OSError(90, "Message too long")
 STRANGERS = [(b"Bye", (f"10.0.9.{n // 2}", 7)) for n in range(60)]
-TOLD = [  # what happens to a socket, and how the notices begin
-    ([HI], []),
-    ([CLOSED, CLOSED, LARGE, CLOSED], ["Nobody listens at 10.0.0.1", "Message too long at"]),
-    ([CLOSED, HI, CLOSED], ["Nobody listens"] * 2),  # it was there meanwhile
-    ([*STRANGERS, WRONG, WRONG], ["Not shown: a message from 10.0.9."] * 8 + [COMMAND]),
-    ([(b"Bye", (REMOTE[0], 0))], []),  # nobody can answer to port 0
+RECEIVED = [  # what a socket gives, what is shown of it, and how the notices begin
+    ([(b"", REMOTE)], [""], []),  # an empty datagram is a message
+    ([(b"caf\xe9 \xff", REMOTE)], [r"caf\xe9 \xff"], []),  # not UTF-8
+    ([(b" from nc  \n", REMOTE)], [" from nc  "], []),  # Enter is nc's, blanks the friend's
+    ([(b"hi\n10.0.0.9 : x", REMOTE)], [r"hi\n10.0.0.9 : x"], []),  # no second row
+    ([(b"Bye bye", REMOTE)], ["Bye bye"], []),  # not the word that ends
+    ([CLOSED, CLOSED, LARGE], [], ["Nobody listens at 10.0.0.1", "Message too long at"]),
+    ([CLOSED, HI, CLOSED], ["hi"], ["Nobody listens"] * 2),  # it was there meanwhile
+    ([*STRANGERS, WRONG, WRONG], [], ["Not shown: a message from 10.0.9."] * 8 + [COMMAND]),
+    ([(b"Bye", (REMOTE[0], 0))], [], []),  # nobody can reply to port 0
 ]
 WRONG_ARGUMENTS = [  # and a part of the sentence
     (["--port", "x"], "invalid int value"),
@@ -122,30 +118,14 @@ def ends():
         yield one, two
 
 
-def received(sock, peer):
-    """Return the lines and the notices of recv, which has to end by itself."""
-    shown, notices = [], []
-    def notice(text):
-        assert "timed out" not in text
-        notices.append(text)
-    recv(sock, peer, shown.append, notice)
-    return shown, notices
-
-
-@pytest.mark.parametrize("data, shown", RECEIVED)
-def test_recv(ends, data, shown):
-    for each in (data, b"Bye\n"):
-        ends[1].sendto(each, ends[0].getsockname())
-    lines, notices = received(ends[0], ends[1].getsockname())
-    assert lines == ["127.0.0.1 : " + shown, "127.0.0.1 : Bye"]
-    assert notices == ["127.0.0.1 said Bye: the chat is over."]
-
-
-@pytest.mark.parametrize("events, notices", TOLD)
-def test_notices(events, notices):
-    sock = mock.Mock(**{"recvfrom.side_effect": [*events, (b"Bye", REMOTE)]})
+@pytest.mark.parametrize("events, shown, notices", RECEIVED)
+def test_recv(events, shown, notices):
+    sock = mock.Mock(**{"recvfrom.side_effect": [*events, (b"Bye\n", REMOTE)]})
     sock.getsockname.return_value = ("0.0.0.0", 4321)
-    told = received(sock, REMOTE)[1][:-1]
+    lines, told = [], []
+    recv(sock, REMOTE, lines.append, told.append)
+    assert lines == [f"10.0.0.1 : {text}" for text in [*shown, BYE]]
+    assert told.pop() == "10.0.0.1 said Bye: the chat is over."
     assert [text[:len(start)] for text, start in zip(told, notices, strict=True)] == notices
 
 
@@ -163,10 +143,11 @@ def test_reports(ends):
         assert late.recv(99) == b"first"
         one.sendto(b"to nobody", ("127.0.0.1", 9))
         send(late, one.getsockname(), [*map(str, range(50)), BYE], pytest.fail)
-        shown, notices = received(one, peer)
-    assert len(shown) == 51 and notices[0] == f"Nobody listens at 127.0.0.1 port {peer[1]}"
+        lines, told = [], []
+        recv(one, peer, lines.append, told.append)
+    assert len(lines) == 51 and told[0] == f"Nobody listens at 127.0.0.1 port {peer[1]}"
     one.close()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError):  # and does not go on for ever
         recv(one, peer, print, print)
 
 
