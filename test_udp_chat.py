@@ -1,5 +1,4 @@
 """Tests of udp_chat.py on real sockets, pipes and pseudo-terminals; then of the notebook."""
-import io
 import json
 import os
 import pathlib
@@ -14,18 +13,8 @@ from unittest import mock
 import pytest
 
 import udp_chat
-from udp_chat import BYE, MAX_DATAGRAM, RESET, ROW_BEGIN, ROW_END
-from udp_chat import open_socket, recv, safe, send, wrap
+from udp_chat import BYE, MAX_DATAGRAM, RESET, open_socket, recv, safe, send, wrap
 
-try:
-    import pexpect  # comes along with jupyter
-    import termios
-except ImportError:
-    pexpect = None
-
-HERE = pathlib.Path(__file__).parent
-POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal or pipe")
-PTY = pytest.mark.skipif(pexpect is None, reason="needs pexpect and pseudo-terminals")
 ENV = {**os.environ, "TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": ""}
 ENV.pop("NO_COLOR", None)
 ENV.pop("FORCE_COLOR", None)
@@ -92,7 +81,21 @@ ANSWERS = [  # exercise, answer, and a part of what its check says
     (9, "command = '$ py udp_chat.py localhost --send=5000 --port 6000'", "right"),
     (10, "deliver = lambda sock, peer, n, text: sock.sendto(b'0:a', peer) or 1", "send until"),
 ]
-ENDS = ["Bye\r", "\x03", "\x04", "half a line\x03", "\x03\x03", signal.SIGTERM]
+ROWS, HALF = ["日本" * 9, "a long one " * 6, FAMILY * 9, "last"], "helo\x1b[D"  # a cursor key
+TERMINAL = [  # columns; typed; friend's texts; shown; typed then; sent; the end of the output
+    (80, HALF, ROWS, "last", "l\rBye\r", [b"hello", b"Bye"], "lo\b\n> Bye\n"),  # no more
+    (20, HALF, ROWS, "last", "l\rBye\r", [b"hello", b"Bye"], "lo\b\n> Bye\n"),
+    (80, "", [], "", "Bye\rdate\r", [b"Bye"], "Bye\n"),  # the rest is not for the shell
+    (80, "", [], "", "\x04", [b"Bye"], "\n"),  # Ctrl-D
+    (80, "", [], "", "\x03", [b"Bye"], "\n"),  # Ctrl-C
+    (80, "", [], "", "\x03\x03", [b"Bye"], "\n"),
+    (80, "half a line", [], "", "\x03", [b"Bye"], "\n"),
+    (80, "", [], "", signal.SIGTERM, [b"Bye"], "\n"),
+    (80, "", [BYE], "over.*\n", "date\r", [], ""),  # meant for the friend
+    (80, "wor", [BYE], "over.*\n", "date\r", [], ""),
+]
+SHELL = """trap : INT TERM; before=$(stty -g); "$@"; echo code $?
+[ "$before" = "$(stty -g)" ] && echo same settings; stty -icanon min 0; cat  # unread keys"""
 
 
 # ---- The functions ---------------------------------------------------------------------------
@@ -133,9 +136,7 @@ def test_recv(events, shown, notices):
 def test_reports(ends):
     (one, two), peer = ends, ends[1].getsockname()
     two.close()
-    with socket.socket(type=socket.SOCK_DGRAM) as usual:
-        room = [sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) for sock in (usual, one)]
-    assert room[0] < room[1]  # it asked for a larger receive buffer
+    assert one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 212_992  # the usual bytes
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)
     send(one, peer, ["hello?"] * 200, pytest.fail)  # reports that could fill it
     with open_socket(*peer) as late:
@@ -143,8 +144,8 @@ def test_reports(ends):
         assert late.recv(99) == b"first"
         one.sendto(b"to nobody", ("127.0.0.1", 9))
         send(late, one.getsockname(), [*map(str, range(50)), BYE], pytest.fail)
-        lines, told = [], []
-        recv(one, peer, lines.append, told.append)
+    lines, told = [], []
+    recv(one, peer, lines.append, told.append)
     assert len(lines) == 51 and told[0] == f"Nobody listens at 127.0.0.1 port {peer[1]}"
     one.close()
     with pytest.raises(OSError):  # and does not go on for ever
@@ -167,7 +168,7 @@ def program(sock, *args):
     with open_socket("127.0.0.1", 0) as probe:
         address = probe.getsockname()
     ports = ["--port", str(address[1]), "--send-port", str(sock.getsockname()[1])]
-    return [sys.executable, str(HERE / "udp_chat.py"), *ports, *args], address
+    return [sys.executable, udp_chat.__file__, *ports, *args], address
 
 
 def test_pipes(ends):
@@ -195,9 +196,9 @@ def test_wrong_arguments(ends, args, sentence):
     assert sentence in done.stderr.decode() and b"Traceback" not in done.stderr
 
 
-@POSIX
 @pytest.mark.parametrize("count", [1, 200])  # into a closed pipe; more than a pipe holds
 def test_nobody_reads(ends, count):
+    pytest.importorskip("termios")  # Windows has no such signal or pipe
     command, address = program(ends[0], "127.0.0.1")
     with subprocess.Popen(command, **PIPES) as chat:
         assert b"Listening" in chat.stdout.readline() and b"Chatting" in chat.stdout.readline()
@@ -211,71 +212,32 @@ def test_nobody_reads(ends, count):
 
 
 # ---- The program, in a terminal --------------------------------------------------------------
-def terminal(sock, script='exec "$@"', size=(24, 80)):
-    """Return a pseudo-terminal where a shell starts the program, and where that listens."""
-    command, address = program(sock)
-    pty = pexpect.spawn("/bin/sh", ["-c", script, "sh", *command], timeout=5,
-                        env=ENV, dimensions=size, encoding="utf-8")
-    pty.delaybeforesend, pty.logfile_read = None, io.StringIO()
+@pytest.mark.parametrize("columns, typed, texts, shown, then, sent, end", TERMINAL)
+def test_terminal(ends, columns, typed, texts, shown, then, sent, end):
+    pytest.importorskip("termios")  # not on Windows
+    pexpect = pytest.importorskip("pexpect")  # comes along with jupyter
+    command, address = program(ends[0])
+    pty = pexpect.spawn("/bin/sh", ["-c", SHELL, "sh", *command], timeout=5,
+                        env=ENV, dimensions=(5, columns), encoding="utf-8")
+    pty.delaybeforesend = None
     pty.expect_exact("chat with : ")
-    pty.settings = termios.tcgetattr(pty.child_fd)
     pty.send("127.0.0.1\r")
-    pty.expect_exact("both.")
-    return pty, address
-
-
-def ended(pty):
-    """Wait for the end; return what was printed besides the rows of messages and notices."""
-    pty.expect(pexpect.EOF)
-    assert pty.wait() == 0
-    assert termios.tcgetattr(pty.child_fd) == pty.settings
-    row = re.escape(ROW_BEGIN) + ".*?" + re.escape(ROW_END)
-    printed = pty.logfile_read.getvalue().replace("\r\n", "\n")
-    return re.sub(row, "", printed, flags=re.S)
-
-
-@PTY
-@pytest.mark.parametrize("size", [(24, 80), (5, 20)])
-def test_typed_line(ends, size):
-    pty, address = terminal(ends[0], size=size)
-    pty.send("helo\x1b[D")
-    pty.expect_exact("helo\b")
-    send(ends[0], address, ["日本" * 9, "a long one " * 6, FAMILY * 9, "last"], pytest.fail)
-    pty.expect("last[^>]*" + re.escape(ROW_END))
-    pty.send("l\rBye\r")
-    assert [ends[0].recv(99), ends[0].recv(99)] == [b"hello", b"Bye"]
-    typed = ended(pty).replace("\r\x1b[6G", "")  # libedit's way to move the cursor
-    assert typed.endswith("\n> helo\blo\b\n> Bye\n" + RESET)  # nothing in between or after
-
-
-@PTY
-@pytest.mark.parametrize("how", ENDS)
-def test_ends(ends, how):
-    pty, address = terminal(ends[0])
-    if isinstance(how, str):
-        pty.send(how)
-    else:
-        pty.kill(how)
-    assert ends[0].recv(99) == b"Bye"
-    assert ended(pty).endswith("\n" + RESET)
-    assert "\x1b[33m* Chatting" in pty.logfile_read.getvalue()  # yellow
-
-
-@PTY
-@pytest.mark.parametrize("typed", ["", "wor", "words\rwor"])
-def test_friends_bye(ends, typed):
-    pty, address = terminal(ends[0], '"$@"; echo now; read line; echo "[$line]"')
+    pty.expect("33m.*both.*>|>.*33m.*both")  # the prompt, and the first notice in yellow
     pty.send(typed)
-    send(ends[0], address, [BYE], pytest.fail)
-    pty.expect_exact("the chat is over.")
-    pty.send("date\r")  # meant for the friend: the shell must not run it
-    pty.expect_exact("now")
-    pty.send("x\r")
-    assert ended(pty).endswith("\n[x]\n")
+    pty.expect_exact(typed.replace("\x1b[D", "\b"))
+    send(ends[0], address, texts, pytest.fail)
+    pty.expect(shown)
+    if isinstance(then, str):
+        pty.send(then)
+    else:
+        os.killpg(pty.pid, then)
+    assert [ends[0].recv(99) for _ in sent] == sent
+    printed = pty.read().replace("\r\n", "\n").replace("\r\x1b[6G", "")  # libedit's cursor
+    assert printed.endswith(end + RESET + "code 0\nsame settings\n")
 
 
 # ---- The notebook ----------------------------------------------------------------------------
-NOTEBOOK = HERE / "walkthrough.ipynb"
+NOTEBOOK = pathlib.Path(__file__).with_name("walkthrough.ipynb")
 CELLS = {cell["id"]: "".join(cell["source"])
          for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]}
 GIVEN = {6: ["s6-measure"], 7: ["s7-slow"], 9: ["s9-words"],
@@ -307,5 +269,5 @@ def test_notebook(monkeypatch, tmp_path):
     saved, fresh = nbformat.read(NOTEBOOK, 4), nbformat.read(NOTEBOOK, 4)
     nbformat.validate(saved)
     nbclient.NotebookClient(fresh, timeout=60, kernel_name="python3",
-                            resources={"metadata": {"path": HERE}}).execute()
+                            resources={"metadata": {"path": NOTEBOOK.parent}}).execute()
     assert printed(fresh) == printed(saved) or sys.platform != "linux"  # where it was saved
