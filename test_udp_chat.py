@@ -15,7 +15,7 @@ import pytest
 import udp_chat
 from udp_chat import BYE, MAX_DATAGRAM, RESET, open_socket, recv, safe, send, wrap
 
-ENV = {**os.environ, "TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": ""}
+ENV = {**os.environ, "TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": "300"}
 ENV.pop("NO_COLOR", None)
 ENV.pop("FORCE_COLOR", None)
 PIPES = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE) | {"env": ENV}
@@ -64,12 +64,13 @@ WRONG_ARGUMENTS = [  # and a part of the sentence
     (["--ip", "x" * 99], "or no --ip"),  # longer than a name may be
     (["no.such.host.invalid"], "Cannot reach no.such.host.invalid"),
     (["\x1b[2J"], r"Cannot reach \x1b[2J"),  # our own sentences are safe, too
-    (["192.168.1"], "Cannot reach 192.168.1."),  # would be 192.168.0.1
-    (["::1"], "speaks IPv4"),
+    (["192.168.1"], "Cannot reach 192.168.1 "),  # would be 192.168.0.1
+    (["::1"], "IPv4 address"),
+    (["localhost", "--send-port", "70000"], "65535 at most"),
 ]
 ANSWERS = [  # exercise, answer, and a part of what its check says
     (2, "open_door = lambda: socket.socket(type=socket.SOCK_DGRAM)", "did you bind it"),
-    (2, "open_door = lambda: new_socket().bind('127.0.0.1', 0)", "two pairs of brackets"),
+    (2, "open_door = lambda: new_socket().bind('127.0.0.1', 0)", "one pair: bind((ip"),
     (3, "port, send_port = 6000, 5000", "crossed over"),
     (4, "shout = bytes.upper", "still lower case"),
     (5, "in_order = lambda got: sorted({d.decode().split(':', 1)[1] for d in got})", "both"),
@@ -79,22 +80,23 @@ ANSWERS = [  # exercise, answer, and a part of what its check says
     (7, "ask_all = lambda socks: [sock.recvfrom(9)[0] for sock in socks]", "one after"),
     (8, "numbered = lambda show: lambda text: show('1 ' + text)", "count outside"),
     (9, "command = '$ py udp_chat.py localhost --send=5000 --port 6000'", "right"),
-    (10, "deliver = lambda sock, peer, n, text: sock.sendto(b'0:a', peer) or 1", "send until"),
+    (10, "deliver = lambda sock, peer, n, text: sock.sendto(b'0:a', peer) or 1", "until b'ack"),
 ]
 ROWS, HALF = ["日本" * 9, "a long one " * 6, FAMILY * 9, "last"], "helo\x1b[D"  # a cursor key
 TERMINAL = [  # columns; typed; friend's texts; shown; typed then; sent; the end of the output
     (80, HALF, ROWS, "last", "l\rBye\r", [b"hello", b"Bye"], "lo\b\n> Bye\n"),  # no more
-    (20, HALF, ROWS, "last", "l\rBye\r", [b"hello", b"Bye"], "lo\b\n> Bye\n"),
+    (20, HALF, ROWS, "one a\x1b.*last", "l\rBye\r", [b"hello", b"Bye"], "lo\b\n> Bye\n"),
     (80, "", [], "", "Bye\rdate\r", [b"Bye"], "Bye\n"),  # the rest is not for the shell
     (80, "", [], "", "\x04", [b"Bye"], "\n"),  # Ctrl-D
     (80, "", [], "", "\x03", [b"Bye"], "\n"),  # Ctrl-C
     (80, "", [], "", "\x03\x03", [b"Bye"], "\n"),
+    (80, "", [], "", "\x1c", [b"Bye"], "\n"),  # Ctrl-\
     (80, "half a line", [], "", "\x03", [b"Bye"], "\n"),
     (80, "", [], "", signal.SIGTERM, [b"Bye"], "\n"),
     (80, "", [BYE], "over.*\n", "date\r", [], ""),  # meant for the friend
     (80, "wor", [BYE], "over.*\n", "date\r", [], ""),
 ]
-SHELL = """trap : INT TERM; before=$(stty -g); "$@"; echo code $?
+SHELL = """trap : INT QUIT TERM; before=$(stty -g); "$@"; echo code $?
 [ "$before" = "$(stty -g)" ] && echo same settings; stty -icanon min 0; cat  # unread keys"""
 
 
@@ -240,7 +242,7 @@ def test_terminal(ends, columns, typed, texts, shown, then, sent, end):
 NOTEBOOK = pathlib.Path(__file__).with_name("walkthrough.ipynb")
 CELLS = {cell["id"]: "".join(cell["source"])
          for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]}
-GIVEN = {6: ["s6-measure"], 7: ["s7-slow"], 9: ["s9-words"],
+GIVEN = {6: ["s6-measure"], 7: ["s7-slow", "s7-watch"], 9: ["s9-words", "s9-understood"],
          10: ["s10-lossy", "s10-friend", "s10-answers"]}
 for n in range(2, 11):
     text = next(text for text in CELLS.values() if f"**Exercise {n}.**" in text)

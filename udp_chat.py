@@ -3,8 +3,8 @@
 # dependencies = ["termcolor>=2.1", "colorama>=0.4.6"]
 # ///
 """A chat for two over UDP, not encrypted: one socket, a thread to receive, one to send."""
-import _signal  # the core of module signal, which takes longer to load
-if __name__ == "__main__":  # for now, Ctrl-C (2) or a closed pipe (13) ends the program
+import _signal  # signal itself loads too slowly to catch an early Ctrl-C
+if __name__ == "__main__":  # Ctrl-C (2), a closed pipe (13) end it without a traceback
     for number in _signal.valid_signals() & {2, 13}:
         _signal.signal(number, _signal.SIG_DFL)
 
@@ -42,10 +42,10 @@ NOTICE_COLOR = "yellow"  # of what the program itself says
 QUESTION = "Enter the IP of person you want to chat with : "
 UNKNOWN = ("Not shown: a message from {0} port {1}. If that is your friend, start again:\n"
            "python udp_chat.py {0} --port {2} --send-port {1}")
-IP_RECVERR = 11 if sys.platform == "linux" else None  # see man 7 ip; Python 3.14 names it
+IP_RECVERR = 11 if sys.platform == "linux" else None  # see man 7 ip; Python 3.14 has it
 SAVE, RESTORE, UP, DOWN = "\x1b7", "\x1b8", "\x1b[A", "\x1b[B"  # move the cursor
-INSERT_ROW, NO_WRAP, WRAP = "\x1b[L", "\x1b[?7l", "\x1b[?7h"
-MAKE_ROOM = SAVE + "\n" + RESTORE + DOWN + UP  # on the last row "\n" scrolls, UP goes along
+INSERT_ROW, NO_WRAP, WRAP = "\x1b[L", "\x1b[?7l", "\x1b[?7h"  # at the right edge
+MAKE_ROOM = SAVE + "\n" + RESTORE + DOWN + UP  # on the last row "\n" scrolls; UP follows it
 ROW_BEGIN = MAKE_ROOM + SAVE + "\r" + INSERT_ROW + NO_WRAP
 ROW_END = RESTORE + DOWN + WRAP  # back to the row where we type, which is one lower now
 RESET = WRAP + "\x1b[m\x1b[J"  # no colour, and nothing below
@@ -55,18 +55,18 @@ RESET = WRAP + "\x1b[m\x1b[J"  # no colour, and nothing below
 def open_socket(ip, port):
     """Return a UDP socket bound to (ip, port). OSError: port taken, or ip not ours."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)  # max unread bytes
-    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # Windows lets programs share a port
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)  # bytes, for bursts
+    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # else Windows lets two share a port
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     sock.bind((ip, port))
     return sock
 
 
 def ask_for_errors(sock):
-    """Have later calls raise OSError if a datagram bounces; forget older errors."""
-    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading an error clears it
-    if IP_RECVERR:  # Linux must be asked; its list of errors would fill the receive buffer
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)  # empties the list
+    """Have later calls raise OSError if a host reports an error; forget older reports."""
+    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading the last one clears it
+    if IP_RECVERR:  # Linux must be asked; it keeps a list, too, in the receive buffer
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)  # off: empties the list
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
 
@@ -74,22 +74,22 @@ def recv(sock, peer, show, notice):
     """Call show("IP : text") for messages from peer, the friend's (ip, port), until "Bye".
 
     Strangers and network errors go to notice(text). Raises OSError once sock is closed."""
-    errors, wrong_ports, strangers = set(), set(), set()
+    errors, wrong_ports, strangers = set(), set(), set()  # what was told already
     while True:
         try:
             data, address = sock.recvfrom(BUFFER_SIZE)
-        except BlockingIOError:  # no old message is left: from now on, wait for new ones
+        except BlockingIOError:  # all from before the chat is read: now wait for more
             sock.setblocking(True)
         except OSError as error:  # about what we sent; ConnectionError: port closed
-            ask_for_errors(sock)  # raises OSError if sock is closed
+            ask_for_errors(sock)  # raises OSError, too, if sock is closed
             why = "Nobody listens" if isinstance(error, ConnectionError) else error.strerror
             once(notice, f"{why} at {peer[0]} port {peer[1]}", error.errno, errors)
         else:
             if address == peer:
-                errors.clear()
-                text = data.decode(errors="backslashreplace").rstrip("\r\n")  # line end
+                errors.clear()  # the friend is there: the next error is news
+                text = data.decode(errors="backslashreplace").rstrip("\r\n")  # from nc
                 show(f"{peer[0]} : {safe(text)}")
-                if text == BYE and sock.getblocking():  # not an old Bye
+                if text == BYE and sock.getblocking():  # not from before the chat
                     notice(f"{peer[0]} said {BYE}: the chat is over.")
                     return
             elif address[1] != 0:  # nobody can reply to port 0
@@ -121,27 +121,27 @@ def send(sock, peer, lines, notice):
 def start(sock, peer, lines, show, notice, end):
     """Start recv and send in daemon threads; each calls end(exit code) when it ends."""
     def run(function, *args):
-        if hasattr(signal, "pthread_sigmask"):  # Unix: the main thread takes the signals
+        if hasattr(signal, "pthread_sigmask"):  # else signals may not wake the main one
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             function(sock, peer, *args, notice)
-            time.sleep(0.1)  # seconds, for a report on our "Bye"
+            time.sleep(0.1)  # seconds: our "Bye" may still cause an error
             end(0)
-        except Exception as error:  # or the chat would go on, deaf or mute
+        except Exception as error:  # or the other thread would go on alone
             notice(f"An error in {function.__name__} ended the chat: {error!r}")
             end(1)
-    sock.setblocking(False)  # never wait: recvfrom raises once the old messages are read
+    sock.setblocking(False)  # recvfrom raises once all from before the chat is read
     threading.Thread(target=run, args=(recv, show), daemon=True).start()
     threading.Thread(target=run, args=(send, lines), daemon=True).start()
 
 
-# ---- Text, terminal, start: from here on it is not about networks, you can stop here -----
+# ---- From here on it is about text, the terminal and the start: you can stop reading -----
 def datagrams(text):
     """Return text as UTF-8, halved until each piece has at most MAX_DATAGRAM bytes."""
     data = text.encode(errors="backslashreplace")
     if len(data) <= MAX_DATAGRAM or len(text) == 1:
         return [data] if data else []
-    middle = len(text) // 2  # halves: a short remainder might be just "Bye"
+    middle = len(text) // 2  # halves, as a short rest might be just "Bye"
     return datagrams(text[:middle]) + datagrams(text[middle:])
 
 
@@ -156,7 +156,7 @@ def safe(text):
 
 def wrap(text, width):
     """Return the rows of text, at most width columns wide, cut at spaces if possible."""
-    wide = "".join(char + "\0" if unicodedata.east_asian_width(char) in "WF" else char
+    wide = "".join("\0" + char if unicodedata.east_asian_width(char) in "WF" else char
                    for char in text)  # \0 holds the second column of a wide one, like 日
     rows = textwrap.wrap(wide, max(1, width - 1), break_on_hyphens=False) or [""]
     return [row.replace("\0", "") for row in rows]
@@ -174,18 +174,20 @@ class Terminal:
         self.escapes = able and os.isatty(1) and os.environ.get("TERM") != "dumb"
         self.prompt = "> " if os.isatty(0) and self.escapes else ""
         self.settings = termios.tcgetattr(0) if os.isatty(0) and termios else None
-        self.typing = self.left = False
+        self.typing = self.left = False  # is a line half typed; did we end the chat
         self.output = queue.Queue(80_000)  # rows; while it is full, recv has to wait
+        os.environ.pop("COLUMNS", None)  # a wrong one would count more than the window
         if readline:
             readline.parse_and_bind("set horizontal-scroll-mode on")  # we type in one row
+            readline.parse_and_bind("set convert-meta off")  # or LC_ALL=C means no é
 
-    def show(self, text, color=COLOR, indent=48):  # columns: six tabs, fewer if narrow
+    def show(self, text, color=COLOR, indent=48):  # columns, fewer if narrow
         """Queue text, to be written above the line that is being typed, which stays."""
         if not self.escapes:
             for start in range(0, len(text) + 1, 1000):  # no item of the queue is long
                 self.output.put((text + "\n")[start:start + 1000])
             return
-        encoding = sys.stdout.encoding
+        encoding = sys.stdout.encoding  # without 日 it will be \u65e5, which is wider
         text = text.encode(encoding, "backslashreplace").decode(encoding, "replace")
         width = shutil.get_terminal_size().columns
         margin = " " * min(indent, width - 32)  # at least 32 columns are for text
@@ -205,24 +207,23 @@ class Terminal:
                 item = self.output.get(timeout=0.2 if os.name == "nt" else None)
                 if isinstance(item, int):
                     return item
-                print(item, end="", flush=True)
+                if not self.left:  # whoever leaves need not wait for the rest
+                    print(item, end="", flush=True)
 
     def lines(self):
         """Yield each line that is typed or piped in; the end of input counts as "Bye"."""
         while True:
-            self.typing = True
+            self.typing = bool(self.prompt)
             try:
                 text = input(self.prompt).rstrip("\r")  # a Windows file in a pipe
                 self.typing = False
             except (EOFError, OSError):  # Ctrl-D, the end of a pipe, a lost terminal
                 text = BYE
-            self.left = self.prompt and text == BYE
-            if self.left:
-                self.output.queue.clear()  # whoever leaves need not wait for the rest
+            self.left = bool(self.prompt) and text == BYE
             yield text
 
-    def exit(self, code, quietly=False):
-        """End the program; quietly: first discard keys until none comes for a second."""
+    def exit(self, code, quiet=0.05):
+        """End the program once no key came for quiet seconds: the shell must get none."""
         with contextlib.suppress(Exception):  # the terminal may be gone
             if self.settings:
                 os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # now input(), which is still in
@@ -230,10 +231,9 @@ class Terminal:
             if self.escapes and (not termios or select.select([], [self.screen], [], 1)[1]):
                 os.write(self.screen, ("\n" * self.typing + RESET).encode())
             if self.settings and os.tcgetpgrp(self.keyboard) == os.getpgrp():  # foreground
-                while quietly and select.select([self.keyboard], [], [], 1)[0]:
+                while select.select([self.keyboard], [], [], quiet)[0]:
                     termios.tcflush(self.keyboard, termios.TCIFLUSH)
                 termios.tcsetattr(self.keyboard, termios.TCSANOW, self.settings)
-                termios.tcflush(self.keyboard, termios.TCIFLUSH)  # not for the shell
         os._exit(code)  # nothing milder ends a thread that waits in input()
 
 
@@ -249,50 +249,50 @@ def arguments():
 
 def meet(args, sock):
     """Say where we listen; return the friend's (ip, port), asking if PEER is missing."""
-    tell = ""  # our address towards each of these; the last that works counts
+    tell = ""  # our address on the way to usual networks, to any, to the friend
     for host in ("10.0.0.1", "192.168.0.1", "192.168.1.1", "192.0.2.1", args.peer):
-        with contextlib.suppress(Exception), socket.socket(type=socket.SOCK_DGRAM) as probe:
-            probe.bind((args.ip, 0))
-            probe.connect((host, 9))  # sends nothing; sets our own address
+        with contextlib.suppress(Exception), open_socket(args.ip, 0) as probe:
+            probe.connect((host, 9))  # sends nothing, so any port will do; sets our address
             own = probe.getsockname()[0]
             tell = "" if own.startswith("127.") else f"; tell your friend: {own}"
     print("* Listening on {} port {}{}".format(*sock.getsockname(), tell))
-    if not args.peer:
+    if not args.peer:  # not by input(), which changes the terminal's settings
         print(QUESTION, end="" if sys.stdin.isatty() else "\n", flush=True)
         answer = sys.stdin.readline() or sys.exit("\nWithout an address there is no chat.")
         args.peer = answer.strip() or "127.0.0.1"  # Enter alone: this machine
     try:
         if not any(map(str.isalpha, args.peer)):
-            socket.inet_pton(socket.AF_INET, args.peer)  # otherwise 10.1 means 10.0.0.1
+            socket.inet_pton(socket.AF_INET, args.peer)  # or 10.1 would mean 10.0.0.1
+        socket.htons(args.send_port)  # only checks that the port fits into 16 bits
         return socket.gethostbyname(args.peer), args.send_port
     except Exception:
-        sys.exit(f"Cannot reach {safe(args.peer)}.\n"
-                 "This chat speaks IPv4: give an address like 192.168.1.5, or a name.")
+        sys.exit(f"Cannot reach {safe(args.peer)} port {args.send_port}.\n"
+                 "Give an IPv4 address like 192.168.1.5, or a name; port 65535 at most.")
 
 
 def main():
     """Listen, find the friend, chat."""
     args = arguments()
     try:
-        terminal = Terminal()
         sock = open_socket(args.ip, args.port)
-    except AttributeError:  # stdin or stdout is closed, or IDLE's
-        sys.exit("The chat needs a terminal: start it there, with python udp_chat.py")
     except Exception as error:
         sys.exit(f"Cannot listen on {safe(args.ip)} port {args.port} ({error}).\n"
                  "Is the chat open in another terminal? Try another --port, or no --ip.")
-    peer = meet(args, sock)
+    try:
+        terminal = Terminal()
+        peer = meet(args, sock)
+    except Exception:  # stdin or stdout is closed, or IDLE's
+        sys.exit("The chat needs a terminal: start it there, with python udp_chat.py")
     def say_bye(*_):
-        with contextlib.suppress(Exception):
-            sock.setblocking(False)  # the end must not wait for the network
-            send(sock, peer, [BYE], notice=lambda text: None)
+        sock.setblocking(False)  # the end must not wait for the network
+        send(sock, peer, [BYE], notice=lambda text: None)
         terminal.exit(0)
-    for number in signal.valid_signals() & {1, 2, 13, 15}:  # window, Ctrl-C, pipe, kill
+    for number in signal.valid_signals() & {1, 2, 3, 13, 15}:  # window, ^C, ^\, pipe, kill
         signal.signal(number, say_bye)
     terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
     start(sock, peer, terminal.lines(), terminal.show, terminal.notice, terminal.output.put)
     with contextlib.suppress(OSError):
-        terminal.exit(terminal.write(), quietly=not terminal.left)
+        terminal.exit(terminal.write(), quiet=0.05 if terminal.left else 1)
     say_bye()  # only if write failed: nobody reads our output any more
 
 
