@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # /// script
-# dependencies = ["termcolor>=2.1", "colorama>=0.4.6"]
+# dependencies = ["termcolor>=2.1", "colorama>=0.4.6"]  # for: uv run udp_chat.py
 # ///
 """A chat for two over UDP, not encrypted: one socket, a thread to receive, one to send."""
 import _signal  # signal itself loads too slowly to catch an early Ctrl-C
-if __name__ == "__main__":  # Ctrl-C (2), a closed pipe (13) end it without a traceback
+if __name__ == "__main__":  # Ctrl-C (2), a closed pipe (13): end without a traceback
     for number in _signal.valid_signals() & {2, 13}:
         _signal.signal(number, _signal.SIG_DFL)
 
@@ -24,14 +24,13 @@ import unicodedata
 
 from colorama import just_fix_windows_console
 from termcolor import COLORS, colored
-
 readline = termios = None  # Windows has neither
 with contextlib.suppress(ImportError):
     import termios  # the settings of a terminal
     import readline  # gives input() arrow keys and a history
 
 IP = "0.0.0.0"  # where we listen: at every address of this machine
-PORT = 1234  # where we listen; a number below 1024 needs administrator rights
+PORT = 1234  # where we listen; below 1024 often only for administrators
 SEND_PORT = PORT  # where the friend listens: the same, so both hosts run this very file
 BUFFER_SIZE = 65_535  # bytes; no datagram is larger, and recvfrom drops what does not fit
 MAX_DATAGRAM = 1024  # the most bytes we send in one; many programs read no more at once
@@ -39,13 +38,14 @@ PAUSE = 0.0003  # seconds after each datagram: in UDP a slow receiver cannot say
 BYE = "Bye"  # ends the chat on both sides
 COLOR = "cyan"  # of messages; a name that termcolor does not know means no colour
 NOTICE_COLOR = "yellow"  # of what the program itself says
+SIGNALS = signal.valid_signals() & {1, 2, 3, 13, 15}  # closed window, ^C, ^\, pipe, kill
 QUESTION = "Enter the IP of person you want to chat with : "
 UNKNOWN = ("Not shown: a message from {0} port {1}. If that is your friend, start again:\n"
            "python udp_chat.py {0} --port {2} --send-port {1}")
-IP_RECVERR = 11 if sys.platform == "linux" else None  # see man 7 ip; Python 3.14 has it
+IP_RECVERR = 11 if sys.platform == "linux" else None  # asks for errors, see man 7 ip
 SAVE, RESTORE, UP, DOWN = "\x1b7", "\x1b8", "\x1b[A", "\x1b[B"  # move the cursor
-INSERT_ROW, NO_WRAP, WRAP = "\x1b[L", "\x1b[?7l", "\x1b[?7h"  # at the right edge
-MAKE_ROOM = SAVE + "\n" + RESTORE + DOWN + UP  # on the last row "\n" scrolls; UP follows it
+INSERT_ROW, NO_WRAP, WRAP = "\x1b[L", "\x1b[?7l", "\x1b[?7h"  # wrap: long rows
+MAKE_ROOM = SAVE + "\n" + RESTORE + DOWN + UP  # on the last row "\n" scrolls; UP follows
 ROW_BEGIN = MAKE_ROOM + SAVE + "\r" + INSERT_ROW + NO_WRAP
 ROW_END = RESTORE + DOWN + WRAP  # back to the row where we type, which is one lower now
 RESET = WRAP + "\x1b[m\x1b[J"  # no colour, and nothing below
@@ -65,7 +65,7 @@ def open_socket(ip, port):
 def ask_for_errors(sock):
     """Have later calls raise OSError if a host reports an error; forget older reports."""
     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading the last one clears it
-    if IP_RECVERR:  # Linux must be asked; it keeps a list, too, in the receive buffer
+    if IP_RECVERR:  # Linux must be asked; it keeps a list, which takes buffer room
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)  # off: empties the list
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
@@ -74,11 +74,11 @@ def recv(sock, peer, show, notice):
     """Call show("IP : text") for messages from peer, the friend's (ip, port), until "Bye".
 
     Strangers and network errors go to notice(text). Raises OSError once sock is closed."""
-    errors, wrong_ports, strangers = set(), set(), set()  # what was told already
+    errors, wrong_ports, strangers = set(), set(), set()  # reported already
     while True:
         try:
             data, address = sock.recvfrom(BUFFER_SIZE)
-        except BlockingIOError:  # all from before the chat is read: now wait for more
+        except BlockingIOError:  # nothing old is left to read: now wait for more
             sock.setblocking(True)
         except OSError as error:  # about what we sent; ConnectionError: port closed
             ask_for_errors(sock)  # raises OSError, too, if sock is closed
@@ -87,13 +87,13 @@ def recv(sock, peer, show, notice):
         else:
             if address == peer:
                 errors.clear()  # the friend is there: the next error is news
-                text = data.decode(errors="backslashreplace").rstrip("\r\n")  # from nc
+                text = data.decode(errors="backslashreplace").rstrip("\r\n")  # nc's Enter
                 show(f"{peer[0]} : {safe(text)}")
-                if text == BYE and sock.getblocking():  # not from before the chat
+                if text == BYE and sock.getblocking():  # an older one ends nothing
                     notice(f"{peer[0]} said {BYE}: the chat is over.")
                     return
             elif address[1] != 0:  # nobody can reply to port 0
-                told = wrong_ports if address[0] == peer[0] else strangers
+                told = wrong_ports if address[0] == peer[0] else strangers  # 8 for each
                 once(notice, UNKNOWN.format(*address, sock.getsockname()[1]), address, told)
 
 
@@ -121,8 +121,8 @@ def send(sock, peer, lines, notice):
 def start(sock, peer, lines, show, notice, end):
     """Start recv and send in daemon threads; each calls end(exit code) when it ends."""
     def run(function, *args):
-        if hasattr(signal, "pthread_sigmask"):  # else signals may not wake the main one
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        if hasattr(signal, "pthread_sigmask"):  # else signals may miss the main thread
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             function(sock, peer, *args, notice)
             time.sleep(0.1)  # seconds: our "Bye" may still cause an error
@@ -130,7 +130,7 @@ def start(sock, peer, lines, show, notice, end):
         except Exception as error:  # or the other thread would go on alone
             notice(f"An error in {function.__name__} ended the chat: {error!r}")
             end(1)
-    sock.setblocking(False)  # recvfrom raises once all from before the chat is read
+    sock.setblocking(False)  # recvfrom raises once no older message is left
     threading.Thread(target=run, args=(recv, show), daemon=True).start()
     threading.Thread(target=run, args=(send, lines), daemon=True).start()
 
@@ -139,8 +139,8 @@ def start(sock, peer, lines, show, notice, end):
 def datagrams(text):
     """Return text as UTF-8, halved until each piece has at most MAX_DATAGRAM bytes."""
     data = text.encode(errors="backslashreplace")
-    if len(data) <= MAX_DATAGRAM or len(text) == 1:
-        return [data] if data else []
+    if len(data) <= MAX_DATAGRAM or len(text) == 1:  # 1: or a tiny MAX never ends
+        return [data] if data else []  # an empty line sends nothing
     middle = len(text) // 2  # halves, as a short rest might be just "Bye"
     return datagrams(text[:middle]) + datagrams(text[middle:])
 
@@ -159,7 +159,7 @@ def wrap(text, width):
     wide = "".join("\0" + char if unicodedata.east_asian_width(char) in "WF" else char
                    for char in text)  # \0 holds the second column of a wide one, like 日
     rows = textwrap.wrap(wide, max(1, width - 1), break_on_hyphens=False) or [""]
-    return [row.replace("\0", "") for row in rows]
+    return [row.replace("\0", "") for row in rows]  # one cut from its \0 is a column wider
 
 
 class Terminal:
@@ -176,18 +176,18 @@ class Terminal:
         self.settings = termios.tcgetattr(0) if os.isatty(0) and termios else None
         self.typing = self.left = False  # is a line half typed; did we end the chat
         self.output = queue.Queue(80_000)  # rows; while it is full, recv has to wait
-        os.environ.pop("COLUMNS", None)  # a wrong one would count more than the window
+        os.environ.pop("COLUMNS", None)  # a wrong one would hide the window's width
         if readline:
             readline.parse_and_bind("set horizontal-scroll-mode on")  # we type in one row
-            readline.parse_and_bind("set convert-meta off")  # or LC_ALL=C means no é
+            readline.parse_and_bind("set convert-meta off")  # else LC_ALL=C bars é
 
     def show(self, text, color=COLOR, indent=48):  # columns, fewer if narrow
         """Queue text, to be written above the line that is being typed, which stays."""
         if not self.escapes:
-            for start in range(0, len(text) + 1, 1000):  # no item of the queue is long
+            for start in range(0, len(text) + 1, 1000):  # bounds the queue's bytes
                 self.output.put((text + "\n")[start:start + 1000])
             return
-        encoding = sys.stdout.encoding  # without 日 it will be \u65e5, which is wider
+        encoding = sys.stdout.encoding  # if it lacks 日: \u65e5, which is wider
         text = text.encode(encoding, "backslashreplace").decode(encoding, "replace")
         width = shutil.get_terminal_size().columns
         margin = " " * min(indent, width - 32)  # at least 32 columns are for text
@@ -223,7 +223,7 @@ class Terminal:
             yield text
 
     def exit(self, code, quiet=0.05):
-        """End the program once no key came for quiet seconds: the shell must get none."""
+        """End the program after quiet seconds without a key: the shell must get none."""
         with contextlib.suppress(Exception):  # the terminal may be gone
             if self.settings:
                 os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # now input(), which is still in
@@ -256,7 +256,7 @@ def meet(args, sock):
             own = probe.getsockname()[0]
             tell = "" if own.startswith("127.") else f"; tell your friend: {own}"
     print("* Listening on {} port {}{}".format(*sock.getsockname(), tell))
-    if not args.peer:  # not by input(), which changes the terminal's settings
+    if not args.peer:  # not by input(): Ctrl-C would leave the terminal changed
         print(QUESTION, end="" if sys.stdin.isatty() else "\n", flush=True)
         answer = sys.stdin.readline() or sys.exit("\nWithout an address there is no chat.")
         args.peer = answer.strip() or "127.0.0.1"  # Enter alone: this machine
@@ -287,7 +287,7 @@ def main():
         sock.setblocking(False)  # the end must not wait for the network
         send(sock, peer, [BYE], notice=lambda text: None)
         terminal.exit(0)
-    for number in signal.valid_signals() & {1, 2, 3, 13, 15}:  # window, ^C, ^\, pipe, kill
+    for number in SIGNALS:
         signal.signal(number, say_bye)
     terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
     start(sock, peer, terminal.lines(), terminal.show, terminal.notice, terminal.output.put)
