@@ -15,7 +15,7 @@ import pytest
 import udp_chat
 from udp_chat import BYE, MAX_DATAGRAM, RESET, open_socket, recv, safe, send, wrap
 
-ENV = {**os.environ, "TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": "300"}
+ENV = {**os.environ, "TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": "300"}  # COLUMNS is wrong
 ENV.pop("NO_COLOR", None)
 ENV.pop("FORCE_COLOR", None)
 PIPES = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE) | {"env": ENV}
