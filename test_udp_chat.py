@@ -1,276 +1,331 @@
-"""Tests of udp_chat.py on real sockets, pipes and pseudo-terminals; then of the notebook."""
+"""Tests of udp_chat.py on real sockets, pipes and terminals, then of the notebook."""
+import io
 import json
 import os
 import pathlib
 import queue
 import re
 import signal
-import socket
 import subprocess
 import sys
+import unicodedata
 from unittest import mock
 
 import pytest
 
 import udp_chat
-from udp_chat import BYE, MAX_DATAGRAM, RESET, open_socket, recv, safe, send, wrap
+from udp_chat import BYE, LOST, QUESTION, datagrams, open_socket, recv, safe, send, wrap
 
-ENV = {**os.environ, "TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": "300"}  # COLUMNS is wrong
-ENV.pop("NO_COLOR", None)
-ENV.pop("FORCE_COLOR", None)
+ENV = {name: value for name, value in os.environ.items() if "COLOR" not in name}
+ENV |= {"TERM": "xterm", "PYTHONUTF8": "1", "COLUMNS": "300"}  # a wrong one
 PIPES = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.PIPE) | {"env": ENV}
 
-# ---- The tables ------------------------------------------------------------------------------
-FAMILY, PERSIAN, REMOTE = "👨‍👩‍👧", "می‌خواهم", ("10.0.0.1", 1234)
-TEXTS = [  # a function, a text and perhaps a width, and the result
-    (safe, ["日😀" + FAMILY + PERSIAN], "日😀" + FAMILY + PERSIAN),  # these do nothing
-    (safe, ["a\nb\rc\td"], r"a\nb\rc\td"),  # would forge a row, or write over one
-    (safe, ["\x1b[2J\x7f\x9b\0"], r"\x1b[2J\x7f\x9b\x00"),  # Escape and others that act
-    (safe, ["\u202e\u2028\U000e0041"], r"\u202e\u2028\U000e0041"),  # direction, row, hidden
-    (wrap, ["", 20], [""]),
-    (wrap, ["the quick brown fox", 12], ["the quick", "brown fox"]),  # cut at a space
-    (wrap, ["x" * 25, 11], ["x" * 10, "x" * 10, "x" * 5]),  # there is none
-    (wrap, ["日本語日本語", 5], ["日本", "語日", "本語"]),  # two columns each
-    (wrap, ["ab", 0], ["a", "b"]),  # a window that says that it has no columns
-]
-PIECES = [  # a text, the most bytes of a datagram, and how many it makes
-    ("", MAX_DATAGRAM, 0),  # an empty line is not sent
-    ("x" * 1024 + BYE, MAX_DATAGRAM, 2),  # the rest must not say Bye
-    ("日é" * 2000, MAX_DATAGRAM, 16),  # three bytes and two, never cut inside
-    ("😀" * 257, MAX_DATAGRAM, 2),  # four
-    ("\udcff" * 400, MAX_DATAGRAM, 4),  # a byte that is no letter on this keyboard
-    ("a😀", 3, 2),  # no room for one character: an end all the same
-]
-COMMAND = ("Not shown: a message from 10.0.0.1 port 5555. If that is your friend, "
-           "start again:\npython udp_chat.py 10.0.0.1 --port 4321 --send-port 5555")
-HI, WRONG = (b"hi", REMOTE), (b"Bye", (REMOTE[0], 5555))
-CLOSED, LARGE = ConnectionResetError(10054, "reset"), OSError(90, "Message too long")
-STRANGERS = [(b"Bye", (f"10.0.9.{n // 2}", 7)) for n in range(60)]
-RECEIVED = [  # what a socket gives, what is shown of it, and how the notices begin
-    ([(b"", REMOTE)], [""], []),  # an empty datagram is a message
-    ([(b"caf\xe9 \xff", REMOTE)], [r"caf\xe9 \xff"], []),  # not UTF-8
-    ([(b" from nc  \n", REMOTE)], [" from nc  "], []),  # Enter is nc's, blanks the friend's
-    ([(b"hi\n10.0.0.9 : x", REMOTE)], [r"hi\n10.0.0.9 : x"], []),  # no second row
-    ([(b"Bye bye", REMOTE)], ["Bye bye"], []),  # not the word that ends
-    ([CLOSED, CLOSED, LARGE], [], ["Nobody listens at 10.0.0.1", "Message too long at"]),
-    ([CLOSED, HI, CLOSED], ["hi"], ["Nobody listens"] * 2),  # it was there meanwhile
-    ([*STRANGERS, WRONG, WRONG], [], ["Not shown: a message from 10.0.9."] * 8 + [COMMAND]),
-    ([(b"Bye", (REMOTE[0], 0))], [], []),  # nobody can reply to port 0
-]
-WRONG_ARGUMENTS = [  # and a part of the sentence
-    (["--port", "x"], "invalid int value"),
-    (["--port", "70000"], "port must be 0-65535"),
-    (["--port", "TAKEN"], "open in another terminal"),
-    (["--ip", "x" * 99], "or no --ip"),  # longer than a name may be
-    (["no.such.host.invalid"], "Cannot reach no.such.host.invalid"),
-    (["\x1b[2J"], r"Cannot reach \x1b[2J"),  # our own sentences are safe, too
-    (["192.168.1"], "Cannot reach 192.168.1 "),  # would be 192.168.0.1
-    (["::1"], "IPv4 address"),
-    (["localhost", "--send-port", "70000"], "65535 at most"),
-]
-ANSWERS = [  # exercise, answer, and a part of what its check says
-    (2, "open_door = lambda: socket.socket(type=socket.SOCK_DGRAM)", "did you bind it"),
-    (2, "open_door = lambda: new_socket().bind('127.0.0.1', 0)", "one pair: bind((ip"),
-    (3, "port, send_port = 6000, 5000", "crossed over"),
-    (3, "port, send_port = '5000', 6000", "without quotes"),
-    (4, "shout = bytes.upper", "still lower case"),
-    (4, "shout = lambda data: data.decode().swapcase().encode()", "for Zoë it returns zOË"),
-    (5, "in_order = lambda got: sorted({d.decode().split(':', 1)[1] for d in got})", "both"),
-    (5, "in_order = lambda got: [d.decode().split(':') for d in got]", "only the texts"),
-    (5, "in_order = lambda got: ['é', 'no', 'no', '4:1']", "have to make a, b"),
-    (6, "receive_or_none = lambda sock, seconds: sock.recv(9)", "catch the TimeoutError"),
-    (6, "def receive_or_none(sock, seconds):\n  while True: pass", "it does not end: a loop"),
-    (7, "ask_all = lambda socks: [sock.recvfrom(9)[0] for sock in socks]", "one after"),
-    (8, "numbered = lambda show: lambda text: show('1 ' + text)", "count outside"),
-    (7, "ask_all = lambda socks: [b'c', b'a', b'b']", "from two sockets"),
-    (9, "command = 'copy udp_chat.py 127.0.0.1 --port 6000 --send-port 5000'", "begins with"),
-    (9, "command = 'uv run udp_chat.py 127.0.0.1 --port 6000 --send-port 5000'", "right"),
-    (9, "command = '$ py udp_chat.py localhost --send=5000 --port 6000'", "right"),
-    (10, "deliver = lambda sock, peer, n, text: sock.sendto(b'0:a', peer) or 1", "until b'ack"),
-]
-ROWS, HALF = ["日本" * 9, "a long one " * 6, FAMILY * 9, "last"], "helo\x1b[D"  # a cursor key
-TERMINAL = [  # columns; typed; friend's texts; shown; typed then; sent; the end of the output
-    (80, HALF, ROWS, "last", "l\rBye\r", [b"hello", b"Bye"], "lo\b\n> Bye\n"),  # no more
-    (20, HALF, ROWS, "one a\x1b.*last", "l\rBye\r", [b"hello", b"Bye"], "lo\b\n> Bye\n"),
-    (80, "", [], "", "Bye\rdate\r", [b"Bye"], "Bye\n"),  # the rest is not for the shell
-    (80, "", [], "", "\x04", [b"Bye"], "\n"),  # Ctrl-D
-    (80, "", [], "", "\x03", [b"Bye"], "\n"),  # Ctrl-C
-    (80, "", [], "", "\x03\x03", [b"Bye"], "\n"),
-    (80, "", [], "", "\x1c", [b"Bye"], "\n"),  # Ctrl-\
-    (80, "half a line", [], "", "\x03", [b"Bye"], "\n"),
-    (80, "", [], "", signal.SIGTERM, [b"Bye"], "\n"),
-    (80, "", [BYE], "over.*\n", "date\r", [], ""),  # meant for the friend
-    (80, "wor", [BYE], "over.*\n", "date\r", [], ""),
-]
-SHELL = """trap : INT QUIT TERM; before=$(stty -g); "$@"; echo code $?
-[ "$before" = "$(stty -g)" ] && echo same settings; stty -icanon min 0; cat  # unread keys"""
+
+def table(sentences, **columns):
+    """Test each {sentence: {column: value}}; columns are the defaults."""
+    rows = [tuple((columns | row).values()) for row in sentences.values()]
+    return pytest.mark.parametrize(list(columns), rows, ids=list(sentences))
 
 
-# ---- The functions ---------------------------------------------------------------------------
-@pytest.mark.parametrize("function, arguments, result", TEXTS)
-def test_text(function, arguments, result):
-    assert function(*arguments) == result
+# ---- Functions ----
+FINE = "日😀👨‍👩‍👧می‌خواهم\u200e\u200f"
+BAD = "\x1b[2J\x9b\r\n\u202e\u2028\u2029\U000e0041"
 
 
-@pytest.mark.parametrize("text, most, count", PIECES)
-def test_datagrams(monkeypatch, text, most, count):
-    monkeypatch.setattr(udp_chat, "MAX_DATAGRAM", most)
-    pieces = [data.decode() for data in udp_chat.datagrams(text)]
-    assert len(pieces) == count and BYE not in pieces
-    assert "".join(pieces).encode() == text.encode(errors="backslashreplace")
+@table({
+    "emoji, Persian and Hebrew stay": dict(call=(safe, FINE), gives=FINE),
+    "what acts is spelled out": dict(call=(safe, BAD), gives=ascii(BAD)[1:-1]),
+    "a tab is blanks": dict(call=(safe, "a\tb"), gives="a   b"),
+    "what is invisible goes": dict(call=(safe, "a\u200bb\xadc\ufeffd"), gives="abcd"),
+    "rows end at a newline": dict(call=(wrap, "a\nb", 20), gives=["a", "b"]),
+    "wide letters are two": dict(call=(wrap, "日本" * 5, 17), gives=["日本" * 4, "日本"]),
+    "no link is cut": dict(call=(wrap, "go ab.de/f-g", 16), gives=["go ab.de/f-g"]),
+    "0 columns are 16": dict(call=(wrap, "a-" * 9, 0), gives=["a-" * 8, "a-"]),
+    "an empty line is not sent": dict(call=(datagrams, ""), gives=[]),
+    "no rest says Bye": dict(call=(datagrams, "x" * 1022 + BYE),
+                             gives=[b"x" * 512, b"x" * 510 + b"Bye"]),
+    "no letter is cut": dict(call=(datagrams, "日é" * 300), gives=["日é".encode() * 150] * 2),
+}, call=(), gives=None)
+def test_text(call, gives):
+    assert call[0](*call[1:]) == gives
+
+
+FRIEND, IPS = ("10.0.0.1", 1234), ["10.0.0.9", "10.0.0.1"]
+STRANGER = ("{0} port {1} wrote: not shown. Your friend? Start again:\n"
+            "python udp_chat.py {0} --port 4321 --send-port {1}")
+
+
+@table({
+    "an empty datagram": dict(got=[b""], shown=[""]),
+    "a byte that is not UTF-8": dict(got=[b"caf\xe9"], shown=[r"caf\xe9"]),
+    "a newline in one row": dict(got=[b" a\n1.2.3.4 : b "], shown=[r" a\n1.2.3.4 : b "]),
+    "what is lost, and goes on": dict(
+        got=[ConnectionResetError(10054, "reset"), b"hi", OSError(90, "too long")],
+        shown=["hi"], told=[LOST.format(*FRIEND, why) for why in ("reset", "too long")]),
+    "3 strangers and 3 wrong ports, once; their Bye ends nothing": dict(
+        got=[(b"Bye", (ip, n // 2)) for ip in IPS for n in range(9)],
+        told=[STRANGER.format(ip, n) for ip in IPS for n in range(3)]),
+}, got=[], shown=[], told=[])
+def test_recv_shows(got, shown, told):
+    got = [(item, FRIEND) if isinstance(item, bytes) else item for item in got]
+    sock = mock.Mock(**{"recvfrom.side_effect": [*got, (b"Bye\n", FRIEND)]})
+    sock.getsockname.return_value = ("0.0.0.0", 4321)
+    lines, notices = [], []
+    recv(sock, FRIEND, lines.append, notices.append)
+    assert lines == [f"10.0.0.1 : {text}" for text in [*shown, BYE]]
+    assert notices == [*told, "10.0.0.1 said Bye: the chat is over."]
+
+
+def test_notice_tells_a_kind_once_a_second_in_pieces(monkeypatch):
+    clock = mock.Mock(**{"monotonic.side_effect": [0.2, 1.1, 1.1, 1.3]})
+    monkeypatch.setattr(udp_chat, "time", clock)
+    for text in "a: 1", "a: 2", "b: 3", "a: " + "x" * 2000:
+        udp_chat.notice(text)
+    texts = [udp_chat.QUEUE.get(timeout=1)[0] for _ in "1234"]
+    assert texts == ["* a: 1\n", "* b: 3\n", "* a: " + "x" * 1995, "xxxxx\n"]
+
+
+# ---- Sockets ----
+def free():  # an address where nobody listens
+    with open_socket("127.0.0.1", 0) as probe:
+        return probe.getsockname()
 
 
 @pytest.fixture
-def ends():
-    """Two bound sockets; a wait of 5 seconds fails the test."""
-    with open_socket("127.0.0.1", 0) as one, open_socket("127.0.0.1", 0) as two:
-        one.settimeout(5)
-        two.settimeout(5)
-        yield one, two
+def sock():
+    with open_socket("127.0.0.1", 0) as sock:
+        sock.settimeout(5)  # or the test fails
+        yield sock
 
 
-@pytest.mark.parametrize("events, shown, notices", RECEIVED)
-def test_recv(events, shown, notices):
-    sock = mock.Mock(**{"recvfrom.side_effect": [*events, (b"Bye\n", REMOTE)]})
-    sock.getsockname.return_value = ("0.0.0.0", 4321)
-    lines, told = [], []
-    recv(sock, REMOTE, lines.append, told.append)
-    assert lines == [f"10.0.0.1 : {text}" for text in [*shown, BYE]]
-    assert told.pop() == "10.0.0.1 said Bye: the chat is over."
-    assert [text[:len(start)] for text, start in zip(told, notices, strict=True)] == notices
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems report in other ways")
-def test_reports(ends):
-    (one, two), peer = ends, ends[1].getsockname()
-    two.close()
-    assert one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 212_992  # the usual bytes
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 50_000)
-    send(one, peer, ["hello?"] * 200, pytest.fail)  # reports that could fill it
+@pytest.mark.skipif(sys.platform != "linux", reason="others report in other ways")
+def test_reports_are_told_and_stop_nothing(sock):
+    peer, lines, told = free(), [], []
+    sock.setsockopt(1, 8, 50_000)  # SO_RCVBUF: reports could fill it
+    send(sock, peer, ["hello?"] * 200, pytest.fail)
     with open_socket(*peer) as late:
-        send(one, peer, ["first"], pytest.fail)  # sent, and no old report raised in its place
+        send(sock, peer, ["first"], pytest.fail)  # not stopped by an old report
+        late.settimeout(5)
         assert late.recv(99) == b"first"
-        one.sendto(b"to nobody", ("127.0.0.1", 9))
-        send(late, one.getsockname(), [*map(str, range(50)), BYE], pytest.fail)
-    lines, told = [], []
-    recv(one, peer, lines.append, told.append)
-    assert len(lines) == 51 and told[0] == f"Nobody listens at 127.0.0.1 port {peer[1]}"
-    one.close()
-    with pytest.raises(OSError):  # and does not go on for ever
-        recv(one, peer, print, print)
+        sock.sendto(b"to nobody", free())
+        send(late, sock.getsockname(), [*"abc" * 20, BYE], pytest.fail)
+    recv(sock, peer, lines.append, told.append)
+    assert len(lines) == 61 and told[0] == LOST.format(*peer, "Connection refused")
 
 
-def test_errors_in_send(ends):
-    told = queue.Queue()
-    send(ends[0], ("255.255.255.255", 9), ["a\tb", BYE, "c"], told.put)  # needs SO_BROADCAST
-    assert [told.get(timeout=5).split("): ")[1] for _ in range(2)] == [r"a\tb", BYE]
-    udp_chat.start(ends[0], ends[1].getsockname(), map(int, "x"), *[told.put] * 3)
-    assert "An error in send ended the chat: ValueError" in told.get(timeout=5)
-    assert told.get(timeout=5) == 1  # the exit code
-    ends[1].sendto(b"Bye", ends[0].getsockname())  # ends the other thread
+def test_send_tells_a_refusal_and_stops_after_bye(sock):
+    told = []
+    send(sock, ("255.255.255.255", 9), ["a", BYE, "c"], told.append)  # needs SO_BROADCAST
+    assert len(told) == 2 and "lost: it did not reach 255.255.255.255 port 9 (" in told[0]
 
 
-# ---- The program, in pipes -------------------------------------------------------------------
+def test_a_slip_in_a_thread_is_told_and_ends_the_chat(sock, capsys):
+    ended, lines = queue.Queue(), (1 / 0 for _ in "1")
+    udp_chat.start(sock, sock.getsockname(), lines, print, print, ended.put)
+    assert ended.get(timeout=5) is send and "ZeroDivision" in capsys.readouterr().err
+
+
+# ---- Pipes ----
 def program(sock, *args):
-    """Return the command line of a program whose friend is sock, and where it listens."""
-    with open_socket("127.0.0.1", 0) as probe:
-        address = probe.getsockname()
-    ports = ["--port", str(address[1]), "--send-port", str(sock.getsockname()[1])]
+    """Return the command of a chat with sock, and the address where it listens."""
+    mine, port = sock.getsockname()[1], (address := free())[1]
+    ports = f"--port {port} --send-port {mine}".split()
     return [sys.executable, udp_chat.__file__, *ports, *args], address
 
 
-def test_pipes(ends):
-    command, address = program(ends[0])
+def test_2000_lines_wait_for_a_reader(sock):
+    command, address = program(sock)
     lines = [f"line {n} é😀 {'x' * 90}" for n in range(2000)]
-    with subprocess.Popen(command, **PIPES) as chat:
-        start = [chat.stdout.readline() for _ in "12"]
-        send(ends[0], address, ["old", BYE], pytest.fail)  # which ends nothing
-        chat.stdin.write(b"\none\r\n\xff\n" + b"x" * 1500 + b"\n")  # Enter alone: this machine
-        chat.stdin.flush()
-        assert [ends[0].recv(2000) for _ in "123"] == [b"one", rb"\xff", b"x" * 750]
-        send(ends[0], address, [*lines, BYE], pytest.fail)  # nobody reads yet: a slow screen
+    with subprocess.Popen(command, **PIPES, bufsize=0) as chat:
+        asked = b""
+        while QUESTION.encode() not in asked:
+            asked += chat.stdout.read(999)
+        sock.sendto(b"Bye", address)  # of an old chat: ends nothing
+        chat.stdin.write(b"0.0.0.0\n\none\r\n\xff\n")  # then Enter alone
+        assert [sock.recv(99) for _ in "12"] == [b"one", rb"\xff"]
+        send(sock, address, [*lines, BYE], pytest.fail)
         out, err = chat.communicate(timeout=10)
-    assert b"Listening" in start[0] and b"Enter the IP of person" in start[1]
-    words = [line.split(" : ", 1)[-1] for line in out.decode().splitlines()]
-    assert words[1:] == ["old", BYE, *lines, BYE, "* 127.0.0.1 said Bye: the chat is over."]
+    wrong, right = out.decode().split(QUESTION)
+    assert "find 0.0.0.0: " in wrong and right.splitlines() == [
+        "* That is this machine.",
+        f"* Chatting with 127.0.0.1 port {sock.getsockname()[1]}. Bye ends it for both.",
+        *(f"127.0.0.1 : {line}" for line in [*lines, BYE]),
+        "* 127.0.0.1 said Bye: the chat is over."]
     assert (chat.returncode, err) == (0, b"")
 
 
-@pytest.mark.parametrize("args, sentence", WRONG_ARGUMENTS)
-def test_wrong_arguments(ends, args, sentence):
-    taken = str(ends[0].getsockname()[1])
-    command = program(ends[0], *(taken if arg == "TAKEN" else arg for arg in args))[0]
-    done = subprocess.run(command, env=ENV, capture_output=True, timeout=10)
-    assert sentence in done.stderr.decode() and b"Traceback" not in done.stderr
+@pytest.mark.parametrize("args, says", {
+    "--port 0": "0 is no port: 1 to 65535 are", "--send-port 65536": "65536 is no port",
+    "--port TAKEN": "Is the chat open in another", "--ip " + "x" * 99: "Cannot listen on",
+    "\x1b[2J": r"Cannot find \x1b[2J: ", "": "No friend, no chat.",
+}.items())
+def test_wrong_arguments_get_a_sentence(sock, args, says):
+    args = args.replace("TAKEN", str(sock.getsockname()[1])).split()
+    done = subprocess.run(program(sock, *args)[0], env=ENV, capture_output=True, timeout=9,
+                          stdin=subprocess.DEVNULL)
+    assert done.returncode and says in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("count", [1, 200])  # into a closed pipe; more than a pipe holds
-def test_nobody_reads(ends, count):
+@pytest.mark.parametrize("argv, port", {"": 1234, "--port 1": 1, "--send-port 1": 1}.items())
+def test_the_port_of_the_friend(monkeypatch, argv, port):
+    monkeypatch.setattr(sys, "argv", ["", *argv.split()])
+    assert udp_chat.arguments().send_port == port
+
+
+def test_a_notebook_is_no_terminal():  # pytest's stdout is not Python's own either
+    with pytest.raises(SystemExit, match="^The chat needs a terminal: start it"):
+        udp_chat.main()
+
+
+@pytest.mark.parametrize("count", [0, 200], ids=["a closed pipe", "a full one and Ctrl-C"])
+def test_bye_at(sock, count):
     pytest.importorskip("termios")  # Windows has no such signal or pipe
-    command, address = program(ends[0], "127.0.0.1")
-    with subprocess.Popen(command, **PIPES) as chat:
-        assert b"Listening" in chat.stdout.readline() and b"Chatting" in chat.stdout.readline()
-        if count == 1:
-            chat.stdout.close()
-        send(ends[0], address, ["x" * 1000] * count, pytest.fail)
-        if count > 1:
-            chat.send_signal(signal.SIGINT)
-        assert ends[0].recv(99) == b"Bye" and chat.wait(5) == 0
-        assert chat.stderr.read() == b""
+    command, address = program(sock, "127.0.0.1")
+    with subprocess.Popen(command, **PIPES, bufsize=0) as chat:
+        while b"Chatting" not in chat.stdout.readline():
+            pass
+        send(sock, address, ["x" * 1000] * count, pytest.fail)
+        chat.send_signal(signal.SIGINT) if count else chat.stdout.close()
+        sock.sendto(b"closed?", address)
+        assert (sock.recv(99), chat.wait(5), chat.stderr.read()) == (b"Bye", 0, b"")
 
 
-# ---- The program, in a terminal --------------------------------------------------------------
-@pytest.mark.parametrize("columns, typed, texts, shown, then, sent, end", TERMINAL)
-def test_terminal(ends, columns, typed, texts, shown, then, sent, end):
-    pytest.importorskip("termios")  # not on Windows
-    pexpect = pytest.importorskip("pexpect")  # comes along with jupyter
-    command, address = program(ends[0])
-    pty = pexpect.spawn("/bin/sh", ["-c", SHELL, "sh", *command], timeout=5,
-                        env=ENV, dimensions=(5, columns), encoding="utf-8")
-    pty.delaybeforesend = None
-    pty.expect_exact("chat with : ")
-    pty.send("127.0.0.1\r")
-    pty.expect("33m.*both.*>|>.*33m.*both")  # the prompt, and the first notice in yellow
+# ---- Terminals ----
+def screen(output, columns):
+    """Return the six rows of a terminal, after those that scrolled away."""
+    rows, y, x, wraps = [[] for _ in range(6)], 0, 0, True
+    for token in re.findall(r"\x1b\[[?\d]*\w|\x1b.|.", output, re.S):
+        top = len(rows) - 6
+        match re.sub(r"\d+(?=[mG])", "", token):
+            case "\x1b7": place = y - top, x
+            case "\x1b8": y, x = place[0] + top, place[1]
+            case "\x1b[A": y = max(y - 1, top)
+            case "\x1b[B": y = min(y + 1, top + 5)
+            case "\x1b[G": x = int(token[2:-1]) - 1
+            case "\x1b[J": rows[y:] = [rows[y][:x]] + [[] for _ in rows[y + 1:]]
+            case "\x1b[L": rows[y:] = [[]] + rows[y:-1]
+            case "\x1b[m": pass
+            case "\x1b[?7h" | "\x1b[?7l": wraps = token[-1] == "h"
+            case "\b": x -= 1
+            case "\r": x = 0
+            case "\n": y += 1
+            case _:
+                assert token.isprintable(), repr(token)  # or it is unknown here
+                width = 1 + (unicodedata.east_asian_width(token) in "WF")
+                if x + width > columns:
+                    x, y = (0, y + 1) if wraps else (columns - width, y)
+                    rows += [[]] * (y == len(rows))
+                rows[y] += " " * (x - len(rows[y]))
+                rows[y][x:x + width] = [token, ""][:width]
+                x += width
+        rows += [[]] * (y == len(rows))
+    return ["".join(row).rstrip() for row in rows]
+
+
+SHELL = """trap : INT TERM; before=$(stty -g); "$@"; echo code $?
+[ "$before" = "$(stty -g)" ] && echo same settings; stty -icanon min 0; cat"""  # unread
+STARTED = "both.*>|>.*both"  # the terminal prints what is typed earlier
+NOTICE = "* Chatting with 127.0.0.1 port 54321. Bye ends it for both."
+LONG = "a long one " * 7 + "a long one end"
+HALF = dict(typed="helo\x1b[D", echo="helo\b", texts=["日本" + " word" * 10, "last"],
+            then="l\rBye\r", sent=[b"hello", b"Bye"])
+SHORT = "127.0.0.1 : 日本" + " word" * 8
+LAST = ["127.0.0.1 : last", "> hello", "> Bye"]
+
+
+@table({
+    "rows after 48 columns of 120": HALF | dict(
+        columns=120, margin=48, rows=[SHORT + " word word", *LAST]),
+    "rows after 20 columns of 80": HALF | dict(rows=[SHORT, "word word", *LAST]),
+    "rows after 0 of 60": HALF | dict(columns=60, margin=0, rows=[SHORT, "word word", *LAST]),
+    "rows in 20 columns": HALF | dict(columns=20, margin=0, rows=[
+        SHORT[:14], *["word word word word"] * 2, "word word", *LAST]),
+    "a long line whole": dict(
+        typed=LONG + "\r", echo="one end\x1b[?7h", then="\x03",
+        sent=[LONG.encode(), b"Bye"], rows=["<" + LONG[-51:], "> " + LONG[:78], LONG[79:]]),
+    "nothing behind Bye": dict(then="Bye\rdate\r", rows=["> Bye"]),
+    "the end at Ctrl-D": dict(then="\x04"),
+    "the end at Ctrl-C": dict(typed="half", then="\x03\x03"),
+    "the end at SIGTERM": dict(typed="half", then=15),
+    "the friend's Bye, and no later keys": dict(
+        typed="half", texts=[BYE], then="date\r", sent=[],
+        rows=["127.0.0.1 : Bye", "* 127.0.0.1 said Bye: the chat is over."]),
+}, columns=80, margin=20, typed="", echo="", texts=[], then="", sent=[b"Bye"], rows=[])
+def test_terminal_shows(sock, columns, margin, typed, echo, texts, then, sent, rows):
+    pexpect = pytest.importorskip("termios") and pytest.importorskip("pexpect")
+    if typed[9:] and "GNU" not in udp_chat.readline.__doc__:
+        pytest.skip("libedit does not scroll a long line")
+    command, address = program(sock, "127.0.0.1")
+    pty = pexpect.spawn("/bin/sh", ["-c", SHELL, "sh", *command], timeout=5, env=ENV,
+                        dimensions=(6, columns), encoding="utf-8")
+    pty.logfile_read = io.StringIO()
+    pty.expect(STARTED)
     pty.send(typed)
-    pty.expect_exact(typed.replace("\x1b[D", "\b"))
-    send(ends[0], address, texts, pytest.fail)
-    pty.expect(shown)
-    if isinstance(then, str):
-        pty.send(then)
-    else:
-        os.killpg(pty.pid, then)
-    assert [ends[0].recv(99) for _ in sent] == sent
-    printed = pty.read().replace("\r\n", "\n").replace("\r\x1b[6G", "")  # libedit's cursor
-    assert printed.endswith(end + RESET + "code 0\nsame settings\n")
+    pty.expect_exact(echo or typed)
+    send(sock, address, texts, pytest.fail)
+    pty.expect_exact(rows[-1] if BYE in texts else [*texts, ""][-1])
+    for some in (then[:1], then[1:]) if isinstance(then, str) else ():
+        pty.send(some)  # the second 0.05 s later
+    if then == 15:
+        os.killpg(pty.pid, 15)
+    pty.read()
+    output = pty.logfile_read.getvalue().replace(str(sock.getsockname()[1]), "54321")
+    cyan = [row for row in rows if row[0] in "1w"]
+    assert re.findall(r"\x1b\[40m\x1b\[36m(.*?)\x1b\[0m", output) == cyan
+    rows = [" " * margin * (row in cyan) + row for row in rows]
+    rows = [*wrap(NOTICE, columns), *rows, "code 0", "same settings", ""]
+    assert screen(output, columns)[-len(rows):] == rows
+    sock.sendto(b"", sock.getsockname())
+    assert list(iter(lambda: sock.recv(99), b"")) == sent
 
 
-# ---- The notebook ----------------------------------------------------------------------------
+def test_the_background_leaves_the_keyboard_to_the_shell(sock):
+    pexpect = pytest.importorskip("termios") and pytest.importorskip("pexpect")
+    bash = pexpect.spawn("/bin/bash", ["--norc"], timeout=5, env=ENV | {"HISTFILE": ""})
+    for keys, answer in {
+        "old=$(stty -g); " + " ".join(program(sock, "127.0.0.1")[0]) + "\r": STARTED,
+        "\x1a": "Stopped",
+        "bg; kill %1; wait %1; [ $old = $(stty -g) ] && echo s\\ame\r": "same",
+    }.items():
+        bash.send(keys)
+        bash.expect(answer)
+    assert sock.recv(99) == b"Bye"
+
+
+# ---- The notebook ----
 NOTEBOOK = pathlib.Path(__file__).with_name("walkthrough.ipynb")
 CELLS = {cell["id"]: "".join(cell["source"])
          for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]}
-GIVEN = {6: ["s6-measure"], 7: ["s7-slow", "s7-watch"], 9: ["s9-words", "s9-understood"],
-         10: ["s10-lossy", "s10-friend", "s10-answers"]}
-for n in range(2, 11):
+ANSWERS = {  # the number of the exercise and an answer: a part of what its check says
+    (2, "open_door = lambda: socket.socket(type=socket.SOCK_DGRAM)"): "not bound",
+    (2, "open_door = lambda: socket.socket().bind('', 0)"): "one pair: bind((ip",
+    (4, "shout = bytes.upper"): "decode, upper, encode",
+    (4, "shout = lambda data: data.decode.upper()"): "brackets is missing",
+    (10, "def deliver(*args):\n  while True: pass"): "does not end",
+}
+for n in (2, 4, 5, 7, 8, 9, 10):
     text = next(text for text in CELLS.values() if f"**Exercise {n}.**" in text)
-    ANSWERS.append((n, re.search("```python\n(.*?)```", text, re.S)[1], "right"))
-    ANSWERS.append((n, CELLS[f"s{n}-try"], "the three dots are still there"))
+    ANSWERS[n, re.search("```python\n(.*?)```", text, re.S)[1]] = "right"
+    ANSWERS[n, CELLS[f"s{n}-try"]] = "not yet\n"
 
 
-@pytest.mark.parametrize("n, answer, says", ANSWERS)
-def test_exercise(n, answer, says, capsys):
+@pytest.mark.parametrize("answer, says", ANSWERS.items())
+def test_the_check_of_an_exercise(answer, says, capsys):
     names = {"__name__": "__main__"}
-    for source in [CELLS["setup"], *(CELLS[name] for name in GIVEN.get(n, [])), answer]:
-        exec(source, names)
-    exec(CELLS[f"s{n}-try-check"], names)
+    for name in "setup", "s10-friend", "s10-network", "", f"s{answer[0]}-check":
+        parts = [text for key, text in CELLS.items() if name and key.startswith(name)]
+        exec("\n".join(parts or [answer[1]]), names)
     assert says in capsys.readouterr().out
 
 
-def printed(notebook):  # without the ports
-    return {cell.id: re.sub(r"\d{3,5}", "#", "".join(out.text for out in cell.outputs))
-            for cell in notebook.cells if cell.cell_type == "code"}
+def printed(notebook):  # without ports, times and the pictures made of them
+    texts = {cell.id: "".join(out.text for out in cell.get("outputs", []))
+             for cell in notebook.cells}
+    return {name: re.sub(r"\d[\d.]*|[█░·]+", "#", text) for name, text in texts.items()}
 
 
-def test_notebook(monkeypatch, tmp_path):
+def test_the_notebook_prints_what_it_has_saved(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "rfc3987_syntax", None)  # checks URLs: 4 s to import
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")

@@ -1,300 +1,357 @@
-#!/usr/bin/env python3
-# /// script
-# dependencies = ["termcolor>=2.1", "colorama>=0.4.6"]  # for: uv run udp_chat.py
-# ///
-"""A chat for two over UDP, not encrypted: one socket, a thread to receive, one to send."""
-import _signal  # signal itself loads too slowly to catch an early Ctrl-C
-if __name__ == "__main__":  # Ctrl-C (2), a closed pipe (13): end without a traceback
-    for number in _signal.valid_signals() & {2, 13}:
-        _signal.signal(number, _signal.SIG_DFL)
+"""A chat for two over UDP: one socket, a thread to receive, one to send.
 
+IPv4 only. Messages may get lost. Nothing is encrypted: others can read it,
+and write as your friend. Examples:
+
+  python udp_chat.py
+  python udp_chat.py 192.168.1.5 --port 5000
+"""
 import argparse
-import contextlib
 import os
 import queue
 import select
-import shutil
 import signal
 import socket
 import sys
 import textwrap
 import threading
 import time
+import traceback
 import unicodedata
+from contextlib import suppress
 
 from colorama import just_fix_windows_console
 from termcolor import COLORS, colored
-readline = termios = None  # Windows has neither
-with contextlib.suppress(ImportError):
-    import termios  # the settings of a terminal
-    import readline  # gives input() arrow keys and a history
 
-IP = "0.0.0.0"  # where we listen: at every address of this machine
-PORT = 1234  # where we listen; below 1024 often only for administrators
-SEND_PORT = PORT  # where the friend listens: the same, so both hosts run this very file
-BUFFER_SIZE = 65_535  # bytes; no datagram is larger, and recvfrom drops what does not fit
-MAX_DATAGRAM = 1024  # the most bytes we send in one; many programs read no more at once
-PAUSE = 0.0003  # seconds after each datagram: in UDP a slow receiver cannot say "wait"
+IP = "0.0.0.0"  # where we listen: at every IP of this machine
+PORT = 1234  # where both listen
 BYE = "Bye"  # ends the chat on both sides
-COLOR = "cyan"  # of messages; a name that termcolor does not know means no colour
-NOTICE_COLOR = "yellow"  # of what the program itself says
-SIGNALS = signal.valid_signals() & {1, 2, 3, 13, 15}  # closed window, ^C, ^\, pipe, kill
-QUESTION = "Enter the IP of person you want to chat with : "
-UNKNOWN = ("Not shown: a message from {0} port {1}. If that is your friend, start again:\n"
-           "python udp_chat.py {0} --port {2} --send-port {1}")
-IP_RECVERR = 11 if sys.platform == "linux" else None  # asks for errors, see man 7 ip
-SAVE, RESTORE, UP, DOWN = "\x1b7", "\x1b8", "\x1b[A", "\x1b[B"  # move the cursor
-INSERT_ROW, NO_WRAP, WRAP = "\x1b[L", "\x1b[?7l", "\x1b[?7h"  # wrap: long rows
-MAKE_ROOM = SAVE + "\n" + RESTORE + DOWN + UP  # on the last row "\n" scrolls; UP follows
-ROW_BEGIN = MAKE_ROOM + SAVE + "\r" + INSERT_ROW + NO_WRAP
-ROW_END = RESTORE + DOWN + WRAP  # back to the row where we type, which is one lower now
-RESET = WRAP + "\x1b[m\x1b[J"  # no colour, and nothing below
+COLOR = "cyan"  # of messages, on black; an unknown name is none
 
 
-# ---- The network: the socket and bind, recv, send, the threads --------------------------
 def open_socket(ip, port):
-    """Return a UDP socket bound to (ip, port). OSError: port taken, or ip not ours."""
+    """Return a UDP socket bound to (ip, port). OSError: taken, or not ours."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)  # bytes, for bursts
-    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):  # else Windows lets two share a port
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     sock.bind((ip, port))
     return sock
 
 
 def ask_for_errors(sock):
-    """Have later calls raise OSError if a host reports an error; forget older reports."""
-    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading the last one clears it
-    if IP_RECVERR:  # Linux must be asked; it keeps a list, which takes buffer room
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)  # off: empties the list
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    """Forget old error reports, and have recvfrom raise new ones."""
+    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading clears it
+    if sys.platform == "linux":
+        # It has to be asked, and may refuse: 11 is IP_RECVERR, see man 7 ip.
+        # 0 empties its list of reports.
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, 11, 0)
+            sock.setsockopt(socket.IPPROTO_IP, 11, 1)
+
+
+LOST = ("Your line is lost: it did not reach {} port {} ({}).\n"
+        "Write again when your friend has started.")
+STRANGER = ("{0} port {1} wrote: not shown. Your friend? Start again:\n"
+            "python udp_chat.py {0} --port {2} --send-port {1}")
 
 
 def recv(sock, peer, show, notice):
-    """Call show("IP : text") for messages from peer, the friend's (ip, port), until "Bye".
-
-    Strangers and network errors go to notice(text). Raises OSError once sock is closed."""
-    errors, wrong_ports, strangers = set(), set(), set()  # reported already
-    while True:
+    """Show what peer, the friend's (ip, port), writes, until "Bye"."""
+    text, strangers = "", set()
+    while text != BYE:
         try:
-            data, address = sock.recvfrom(BUFFER_SIZE)
-        except BlockingIOError:  # nothing old is left to read: now wait for more
-            sock.setblocking(True)
-        except OSError as error:  # about what we sent; ConnectionError: port closed
-            ask_for_errors(sock)  # raises OSError, too, if sock is closed
-            why = "Nobody listens" if isinstance(error, ConnectionError) else error.strerror
-            once(notice, f"{why} at {peer[0]} port {peer[1]}", error.errno, errors)
-        else:
+            data, address = sock.recvfrom(65_535)  # no datagram is longer
+            # At most 3 strangers are told; 6 at the friend's IP: a wrong port
+            limit = 6 if address[0] == peer[0] else 3
             if address == peer:
-                errors.clear()  # the friend is there: the next error is news
-                text = data.decode(errors="backslashreplace").rstrip("\r\n")  # nc's Enter
-                show(f"{peer[0]} : {safe(text)}")
-                if text == BYE and sock.getblocking():  # an older one ends nothing
-                    notice(f"{peer[0]} said {BYE}: the chat is over.")
-                    return
-            elif address[1] != 0:  # nobody can reply to port 0
-                told = wrong_ports if address[0] == peer[0] else strangers  # 8 for each
-                once(notice, UNKNOWN.format(*address, sock.getsockname()[1]), address, told)
+                text = data.decode(errors="backslashreplace").rstrip("\r\n")
+                show(f"{address[0]} : {safe(text)}")
+            elif address not in strangers and len(strangers) < limit:
+                strangers.add(address)
+                notice(STRANGER.format(*address, sock.getsockname()[1]))
+        except OSError as error:  # a report about what we sent
+            ask_for_errors(sock)
+            notice(LOST.format(*peer, error.strerror))
+    notice(f"{peer[0]} said {BYE}: the chat is over.")
 
 
-def once(notice, text, item, told):
-    """Call notice(text) unless item is in the set told, or told is full."""
-    if item not in told and len(told) < 8:  # forgers must not flood the screen
-        told.add(item)
-        notice(text)
+MAX_DATAGRAM = 1024  # bytes: many programs read no more
+PAUSE = 0.0003  # seconds: in UDP a slow receiver cannot say "wait"
 
 
 def send(sock, peer, lines, notice):
-    """Send lines to peer, the friend's (ip, port), until "Bye"; notice(text) on failure."""
+    """Send lines to peer, the friend's (ip, port), until "Bye"."""
     for text in lines:
         for data in datagrams(text):
             try:
-                ask_for_errors(sock)  # or sendto might raise an old error instead
+                ask_for_errors(sock)  # or sendto might raise an old report
                 sock.sendto(data, peer)
             except OSError as error:
-                notice(f"Not sent ({error.strerror}): {safe(data.decode())}")
+                notice(LOST.format(*peer, error.strerror))
             time.sleep(PAUSE)
         if text == BYE:
+            time.sleep(0.1)  # seconds: a report may come back
             return
 
 
-def start(sock, peer, lines, show, notice, end):
-    """Start recv and send in daemon threads; each calls end(exit code) when it ends."""
-    def run(function, *args):
-        if hasattr(signal, "pthread_sigmask"):  # else signals may miss the main thread
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            function(sock, peer, *args, notice)
-            time.sleep(0.1)  # seconds: our "Bye" may still cause an error
-            end(0)
-        except Exception as error:  # or the other thread would go on alone
-            notice(f"An error in {function.__name__} ended the chat: {error!r}")
-            end(1)
-    sock.setblocking(False)  # recvfrom raises once no older message is left
-    threading.Thread(target=run, args=(recv, show), daemon=True).start()
-    threading.Thread(target=run, args=(send, lines), daemon=True).start()
-
-
-# ---- From here on it is about text, the terminal and the start: you can stop reading -----
 def datagrams(text):
-    """Return text as UTF-8, halved until each piece has at most MAX_DATAGRAM bytes."""
-    data = text.encode(errors="backslashreplace")
-    if len(data) <= MAX_DATAGRAM or len(text) == 1:  # 1: or a tiny MAX never ends
+    """Return text as UTF-8, halved until no piece is over MAX_DATAGRAM."""
+    data = text.encode()
+    if len(data) <= MAX_DATAGRAM:
         return [data] if data else []  # an empty line sends nothing
-    middle = len(text) // 2  # halves, as a short rest might be just "Bye"
+    middle = len(text) // 2  # halves: a short rest might be just "Bye"
     return datagrams(text[:middle]) + datagrams(text[middle:])
 
 
+def start(sock, peer, lines, show, notice, ended):
+    """Run recv and send in threads; each ends with ended(itself)."""
+    def run(function, argument):
+        if os.name != "nt":  # Ctrl-C and others are for the main thread
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            function(sock, peer, argument, notice)
+        except Exception:  # or the other thread would go on alone
+            if sock.fileno() != -1:  # else the chat has closed it
+                traceback.print_exc()
+        finally:
+            ended(function)
+
+    for args in (recv, show), (send, lines):
+        threading.Thread(target=run, args=args, daemon=True).start()
+
+
+# ---- Text, the terminal, the start: you can stop reading here ----
+
 def safe(text):
-    """Return text with control characters, like Escape, spelled out, like \\x1b."""
+    """Return text with control characters, like Escape, as \\x1b."""
+    if text.isprintable():
+        return text
+    # Some invisible ones go; Persian, Hebrew and emoji need others.
+    text = text.expandtabs(4).translate({0xAD: "", 0x200B: "", 0xFEFF: ""})
+    needed = "\u200c\u200d\u200e\u200f"
     return "".join(
-        char.encode("unicode_escape").decode()
-        if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        and char not in "\u200c\u200d"  # joiners: Persian and emoji families need them
-        else char for char in text)
+        ascii(char)[1:-1] if char not in needed
+        and unicodedata.category(char) in "Cc Cf Cs Zl Zp" else char
+        for char in text)
 
 
 def wrap(text, width):
-    """Return the rows of text, at most width columns wide, cut at spaces if possible."""
-    wide = "".join("\0" + char if unicodedata.east_asian_width(char) in "WF" else char
-                   for char in text)  # \0 holds the second column of a wide one, like 日
-    rows = textwrap.wrap(wide, max(1, width - 1), break_on_hyphens=False) or [""]
-    return [row.replace("\0", "") for row in rows]  # one cut from its \0 is a column wider
+    """Return the rows of text, at most width columns, cut at spaces."""
+    # A \0 is the second column of a wide character, like 日. A row that is
+    # cut between the two is one column wider than it counts.
+    wide = "".join(
+        "\0" + char if unicodedata.east_asian_width(char) in "WF" else char
+        for char in text)
+    width = max(16, width - (wide != text))  # 0: the window does not tell
+    return [row.replace("\0", "") for line in wide.split("\n")
+            for row in textwrap.wrap(line, width, break_on_hyphens=False)]
 
 
-class Terminal:
-    """The screen and the keyboard. Any thread may call show; only the main one writes."""
-    def __init__(self):
-        just_fix_windows_console()  # makes Windows' console obey escape sequences
-        able = sys.stdout is sys.__stdout__  # else colorama wrapped it: an old Windows
-        sys.stdout = sys.__stdout__
-        for stream in (sys.stdin, sys.stdout):
-            stream.reconfigure(errors="backslashreplace")  # never a UnicodeError
-        self.keyboard, self.screen = os.dup(0), os.dup(1)  # copies, see exit
-        self.escapes = able and os.isatty(1) and os.environ.get("TERM") != "dumb"
-        self.prompt = "> " if os.isatty(0) and self.escapes else ""
-        self.settings = termios.tcgetattr(0) if os.isatty(0) and termios else None
-        self.typing = self.left = False  # is a line half typed; did we end the chat
-        self.output = queue.Queue(80_000)  # rows; while it is full, recv has to wait
-        os.environ.pop("COLUMNS", None)  # a wrong one would hide the window's width
-        if readline:
-            readline.parse_and_bind("set horizontal-scroll-mode on")  # we type in one row
-            readline.parse_and_bind("set convert-meta off")  # else LC_ALL=C bars é
+try:
+    import termios
+    import readline  # gives input() arrow keys and a history
+except ImportError:  # on Windows
+    readline = termios = None
 
-    def show(self, text, color=COLOR, indent=48):  # columns, fewer if narrow
-        """Queue text, to be written above the line that is being typed, which stays."""
-        if not self.escapes:
-            for start in range(0, len(text) + 1, 1000):  # bounds the queue's bytes
-                self.output.put((text + "\n")[start:start + 1000])
-            return
-        encoding = sys.stdout.encoding  # if it lacks 日: \u65e5, which is wider
-        text = text.encode(encoding, "backslashreplace").decode(encoding, "replace")
-        width = shutil.get_terminal_size().columns
-        margin = " " * min(indent, width - 32)  # at least 32 columns are for text
-        color = color if color in COLORS else None
-        for row in wrap(text, width - len(margin)):
-            self.output.put(ROW_BEGIN + colored(margin + row, color) + ROW_END)
+# 0 is the keyboard, 1 the screen, unless it is a file or a pipe.
+ESCAPES = os.isatty(0) and os.isatty(1) and os.getenv("TERM") != "dumb"
+SETTINGS = os.isatty(0) and termios and termios.tcgetattr(0)
 
-    def notice(self, text):
-        """Queue the program's own text; each line of it makes a row."""
-        for line in f"* {text}".split("\n"):
-            self.show(line, NOTICE_COLOR, indent=0)
+QUEUE = queue.Queue(5_000)  # while it is full, recv waits
+TOLD = {}  # when each kind of notice came
 
-    def write(self):
-        """Write what is in the queue, until an exit code comes; return that."""
-        while True:
-            with contextlib.suppress(queue.Empty):  # on Windows get() holds up Ctrl-C
-                item = self.output.get(timeout=0.2 if os.name == "nt" else None)
-                if isinstance(item, int):
-                    return item
-                if not self.left:  # whoever leaves need not wait for the rest
-                    print(item, end="", flush=True)
 
-    def lines(self):
-        """Yield each line that is typed or piped in; the end of input counts as "Bye"."""
-        while True:
-            self.typing = bool(self.prompt)
-            try:
-                text = input(self.prompt).rstrip("\r")  # a Windows file in a pipe
-                self.typing = False
-            except (EOFError, OSError):  # Ctrl-D, the end of a pipe, a lost terminal
-                text = BYE
-            self.left = bool(self.prompt) and text == BYE
-            yield text
+def show(text, color=COLOR, indent=48):
+    """Queue text for the screen, indented if it is wide. Any thread may."""
+    text += "\n"
+    for begin in range(0, len(text), 2_000):
+        QUEUE.put((text[begin:begin + 2_000], color, indent))
 
-    def exit(self, code, quiet=0.05):
-        """End the program after quiet seconds without a key: the shell must get none."""
-        with contextlib.suppress(Exception):  # the terminal may be gone
-            if self.settings:
-                os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # now input(), which is still in
-                os.dup2(0, 1)  # its thread, can neither print a prompt nor change settings
-            if self.escapes and (not termios or select.select([], [self.screen], [], 1)[1]):
-                os.write(self.screen, ("\n" * self.typing + RESET).encode())
-            if self.settings and os.tcgetpgrp(self.keyboard) == os.getpgrp():  # foreground
-                while select.select([self.keyboard], [], [], quiet)[0]:
-                    termios.tcflush(self.keyboard, termios.TCIFLUSH)
-                termios.tcsetattr(self.keyboard, termios.TCSANOW, self.settings)
-        os._exit(code)  # nothing milder ends a thread that waits in input()
+
+def notice(text):
+    """Queue our own text, each kind at most once a second."""
+    kind, now = text.split(":")[0], time.monotonic()
+    if now > TOLD.get(kind, -1) + 1:
+        TOLD[kind] = now
+        show("* " + text, None, 0)
+
+
+def draw_queued():
+    """Draw what is queued until a thread ends; return its function."""
+    while True:
+        while os.name == "nt" and QUEUE.empty():
+            time.sleep(0.05)  # on Windows get() would hold up Ctrl-C
+        item = QUEUE.get()
+        if callable(item):
+            return item
+        draw(*item)
+
+
+# Inserts a row above the one where somebody types.
+ABOVE = (
+    "\x1b7\n"  # Remember the place; scroll if that is at the bottom.
+    "\x1b8\x1b[B\x1b[A"  # Go back: one row higher after scrolling.
+    "\x1b7\r\x1b[L"  # Remember it again; push the typed row down.
+    "\x1b[?7l{}\x1b[?7h"  # Write, cut off at the window's edge.
+    "\x1b8\x1b[B"  # Go back to the typed row, one lower now.
+)
+
+
+def draw(text, color, indent):
+    """Write text to the screen. Only the main thread may."""
+    if not ESCAPES:
+        print(text, end="", flush=True)
+        return
+    width = os.get_terminal_size(1).columns
+    margin = " " * min(indent, max(0, width - 60))
+    for row in wrap(text, width - len(margin)):
+        if color in COLORS:
+            row = colored(row, color, "on_black")
+        print(ABOVE.format(margin + row), end="", flush=True)
+
+
+def read_lines():
+    """Yield each line that is typed or piped in, and "Bye" at the end."""
+    if readline:  # type in one row, our prompt alone
+        readline.parse_and_bind("set horizontal-scroll-mode on")
+        readline.parse_and_bind("set show-mode-in-prompt off")
+    prompt = "> " if ESCAPES else ""
+    scrolls = prompt and "GNU" in str(readline.__doc__)  # libedit does not
+    while True:
+        text = BYE  # at Ctrl-D, or the end of a pipe
+        with suppress(EOFError, KeyboardInterrupt, OSError):
+            text = input(prompt).rstrip("\r")  # a Windows file
+        while in_background():
+            text = ""  # what was typed is the shell's
+            time.sleep(0.1)
+        # The row of a long line, in bytes, shows only its end.
+        if scrolls and len(text.encode()) > os.get_terminal_size(1).columns - 4:
+            show(prompt + safe(text), None, 0)
+        yield text
+
+
+def in_background():
+    """Return whether a shell has the keyboard, after Ctrl-Z and bg."""
+    with suppress(OSError):  # no shell
+        return SETTINGS and os.tcgetpgrp(0) != os.getpgrp()
+
+
+def restore(quiet):
+    """Put the terminal back, after quiet seconds without a key."""
+    if SETTINGS and not in_background():
+        # input() still waits. From now on it gets nothing.
+        keyboard = os.dup(0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        while select.select([keyboard], [], [], quiet)[0]:  # a key: drop it
+            termios.tcflush(keyboard, termios.TCIFLUSH)
+        if ESCAPES and select.select([], [1], [], 0.5)[1]:  # not if stopped
+            os.write(1, b"\x1b[?7h\x1b[m\r\x1b[J")  # no colour, no prompt
+        termios.tcsetattr(keyboard, termios.TCSANOW, SETTINGS)
 
 
 def arguments():
-    """Return the command line's arguments; the constants are their defaults."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("peer", metavar="PEER", nargs="?", help="your friend's address")
-    parser.add_argument("--ip", default=IP, help="address to listen on (%(default)s: all)")
-    parser.add_argument("--port", type=int, default=PORT, help="to listen on (%(default)s)")
-    parser.add_argument("--send-port", type=int, default=SEND_PORT, help="friend's port")
-    return parser.parse_args()
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        epilog=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("peer", nargs="?", help="your friend's IP or name")
+    add("--ip", default=IP, help="listen only at this IP")
+    add("--port", type=int, default=PORT,
+        help="listen on this port (default: %(default)s)")
+    add("--send-port", type=int,
+        help="your friend listens on this port (default: the same)")
+    args = parser.parse_args()
+    if args.send_port is None:
+        args.send_port = args.port
+    for port in args.port, args.send_port:
+        if not 0 < port < 65_536:
+            parser.error(f"{port} is no port: 1 to 65535 are")
+    return args
 
 
-def meet(args, sock):
-    """Say where we listen; return the friend's (ip, port), asking if PEER is missing."""
-    tell = ""  # our address on the way to usual networks, to any, to the friend
-    for host in ("10.0.0.1", "192.168.0.1", "192.168.1.1", "192.0.2.1", args.peer):
-        with contextlib.suppress(Exception), open_socket(args.ip, 0) as probe:
-            probe.connect((host, 9))  # sends nothing, so any port will do; sets our address
+QUESTION = "Enter the IP of person you want to chat with (Enter: this machine) : "
+
+
+def find_friend(args):
+    """Return the friend's IP; ask for it if args has no peer."""
+    own = None
+    for ip in "10.0.0.1", "192.168.0.1", "192.168.1.1", "192.0.2.1":
+        with suppress(OSError), open_socket(args.ip, 0) as probe:
+            probe.connect((ip, 9))  # sends nothing, only sets our IP
             own = probe.getsockname()[0]
-            tell = "" if own.startswith("127.") else f"; tell your friend: {own}"
-    print("* Listening on {} port {}{}".format(*sock.getsockname(), tell))
-    if not args.peer:  # not by input(): Ctrl-C would leave the terminal changed
-        print(QUESTION, end="" if sys.stdin.isatty() else "\n", flush=True)
-        answer = sys.stdin.readline() or sys.exit("\nWithout an address there is no chat.")
-        args.peer = answer.strip() or "127.0.0.1"  # Enter alone: this machine
+    if own:
+        print(f"* Your IP is {own}: tell your friend.")
+    while True:
+        answer = safe(args.peer or input(QUESTION).strip() or "127.0.0.1")
+        with suppress(OSError, UnicodeError):
+            ip = socket.gethostbyname(answer)
+            if ip == own or ip.startswith("127."):
+                print("* That is this machine.")
+            if ip != "0.0.0.0":  # nobody's
+                return ip
+        problem = f"Cannot find {answer}: give an IP like 192.168.1.5."
+        if args.peer:
+            sys.exit(problem)
+        print(problem)
+
+
+SIGNALS = signal.valid_signals() & {1, 2, 3, 15}  # window closed, ^C, ^\, kill
+
+
+def leave(*_):
+    """End the chat, and take no more signals."""
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)
+    raise KeyboardInterrupt
+
+
+def chat(sock, peer):
+    """Chat with peer, the friend's (ip, port), then end the program."""
+    ended = None
     try:
-        if not any(map(str.isalpha, args.peer)):
-            socket.inet_pton(socket.AF_INET, args.peer)  # or 10.1 would mean 10.0.0.1
-        socket.htons(args.send_port)  # only checks that the port fits into 16 bits
-        return socket.gethostbyname(args.peer), args.send_port
-    except Exception:
-        sys.exit(f"Cannot reach {safe(args.peer)} port {args.send_port}.\n"
-                 "Give an IPv4 address like 192.168.1.5, or a name; port 65535 at most.")
+        for number in SIGNALS:
+            signal.signal(number, leave)
+        start(sock, peer, read_lines(), show, notice, QUEUE.put)
+        with suppress(OSError):  # the screen may be lost
+            ended = draw_queued()
+        leave()  # no signal disturbs the end
+    except KeyboardInterrupt:
+        if not ended:
+            send(sock, peer, [BYE], notice=str)  # str tells nobody
+    finally:
+        sock.close()  # from here on nothing is sent
+        with suppress(Exception):  # the terminal may be gone
+            # What is typed to a friend who has left is not for the shell.
+            restore(quiet=1 if ended is recv else 0.05)
+    os._exit(0)  # only this ends a thread that waits in input()
 
 
 def main():
-    """Listen, find the friend, chat."""
+    """Find the friend and listen."""
+    # A notebook and IDLE put their own in stdout's place.
+    if sys.stdout is not sys.__stdout__ or not (sys.stdin and sys.stdout):
+        sys.exit("The chat needs a terminal: start it there.")
+    for stream in sys.stdin, sys.stdout:
+        stream.reconfigure(errors="backslashreplace")
+    just_fix_windows_console()  # it then obeys escape sequences
     args = arguments()
     try:
-        sock = open_socket(args.ip, args.port)
-    except Exception as error:
-        sys.exit(f"Cannot listen on {safe(args.ip)} port {args.port} ({error}).\n"
-                 "Is the chat open in another terminal? Try another --port, or no --ip.")
-    try:
-        terminal = Terminal()
-        peer = meet(args, sock)
-    except Exception:  # stdin or stdout is closed, or IDLE's
-        sys.exit("The chat needs a terminal: start it there, with python udp_chat.py")
-    def say_bye(*_):
-        sock.setblocking(False)  # the end must not wait for the network
-        send(sock, peer, [BYE], notice=lambda text: None)
-        terminal.exit(0)
-    for number in SIGNALS:
-        signal.signal(number, say_bye)
-    terminal.notice("Chatting with {} port {}; {} ends it for both.".format(*peer, BYE))
-    start(sock, peer, terminal.lines(), terminal.show, terminal.notice, terminal.output.put)
-    with contextlib.suppress(OSError):
-        terminal.exit(terminal.write(), quiet=0.05 if terminal.left else 1)
-    say_bye()  # only if write failed: nobody reads our output any more
+        open_socket(args.ip, args.port).close()  # is the port free?
+        peer = find_friend(args), args.send_port
+        sock = open_socket(args.ip, args.port)  # without an old "Bye" in it
+    except (OSError, UnicodeError) as error:
+        sys.exit(f"Cannot listen on port {args.port}: {error}. Is the chat open "
+                 "in another terminal,\nor by another user of this machine? "
+                 "End it, or both take --port 5000.")
+    notice(f"Chatting with {peer[0]} port {peer[1]}. {BYE} ends it for both.")
+    chat(sock, peer)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (KeyboardInterrupt, EOFError):
+        sys.exit("\nNo friend, no chat.")
+
+# For uv:
+# /// script
+# dependencies = ["termcolor>=2.1", "colorama>=0.4.6"]
+# ///
