@@ -38,7 +38,7 @@ def open_socket(ip, port):
 
 def ask_for_errors(sock):
     """Forget old error reports, and have recvfrom raise new ones."""
-    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading clears it
+    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if sys.platform == "linux":
         # It has to be asked, and may refuse: 11 is IP_RECVERR, see man 7 ip.
         # 0 empties its list of reports.
@@ -88,7 +88,7 @@ def send(sock, peer, lines, notice):
                 notice(LOST.format(*peer, error.strerror))
             time.sleep(PAUSE)
         if text == BYE:
-            time.sleep(0.1)  # seconds: a report may come back
+            time.sleep(0.1)  # a report may come back
             return
 
 
@@ -155,8 +155,8 @@ except ImportError:  # on Windows
 ESCAPES = os.isatty(0) and os.isatty(1) and os.getenv("TERM") != "dumb"
 SETTINGS = os.isatty(0) and termios and termios.tcgetattr(0)
 
-QUEUE = queue.Queue(5_000)  # while it is full, recv waits
-TOLD = {}  # when each kind of notice came
+QUEUE = queue.Queue(5_000)  # while full, recv waits
+TOLD = {}  # when each kind came
 
 
 def show(text, color=COLOR, indent=48):
@@ -216,12 +216,13 @@ def read_lines():
     prompt = "> " if ESCAPES else ""
     scrolls = prompt and "GNU" in str(readline.__doc__)  # libedit does not
     while True:
+        while in_background():
+            time.sleep(0.1)
         text = BYE  # at Ctrl-D, or the end of a pipe
         with suppress(EOFError, KeyboardInterrupt, OSError):
             text = input(prompt).rstrip("\r")  # a Windows file
-        while in_background():
-            text = ""  # what was typed is the shell's
-            time.sleep(0.1)
+        if in_background():
+            continue  # that was for the shell
         # The row of a long line, in bytes, shows only its end.
         if scrolls and len(text.encode()) > os.get_terminal_size(1).columns - 4:
             show(prompt + safe(text), None, 0)
@@ -240,9 +241,9 @@ def restore(quiet):
         # input() still waits. From now on it gets nothing.
         keyboard = os.dup(0)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        while select.select([keyboard], [], [], quiet)[0]:  # a key: drop it
+        while select.select([keyboard], [], [], quiet)[0]:
             termios.tcflush(keyboard, termios.TCIFLUSH)
-        if ESCAPES and select.select([], [1], [], 0.5)[1]:  # not if stopped
+        if ESCAPES and select.select([], [1], [], 0.5)[1]:
             os.write(1, b"\x1b[?7h\x1b[m\r\x1b[J")  # no colour, no prompt
         termios.tcsetattr(keyboard, termios.TCSANOW, SETTINGS)
 
@@ -281,12 +282,14 @@ def find_friend(args):
         print(f"* Your IP is {own}: tell your friend.")
     while True:
         answer = safe(args.peer or input(QUESTION).strip() or "127.0.0.1")
+        ip = "0.0.0.0"  # nobody's
         with suppress(OSError, UnicodeError):
             ip = socket.gethostbyname(answer)
-            if ip == own or ip.startswith("127."):
+        # A lone 1 would be 0.0.0.1.
+        if ip != "0.0.0.0" and (ip == answer or answer.strip("0123456789.")):
+            if ip in (own, "127.0.0.1"):
                 print("* That is this machine.")
-            if ip != "0.0.0.0":  # nobody's
-                return ip
+            return ip
         problem = f"Cannot find {answer}: give an IP like 192.168.1.5."
         if args.peer:
             sys.exit(problem)
@@ -326,12 +329,12 @@ def chat(sock, peer):
 
 def main():
     """Find the friend and listen."""
-    # A notebook and IDLE put their own in stdout's place.
+    # A notebook or IDLE has its own in stdout's place.
     if sys.stdout is not sys.__stdout__ or not (sys.stdin and sys.stdout):
         sys.exit("The chat needs a terminal: start it there.")
     for stream in sys.stdin, sys.stdout:
         stream.reconfigure(errors="backslashreplace")
-    just_fix_windows_console()  # it then obeys escape sequences
+    just_fix_windows_console()  # for sequences
     args = arguments()
     try:
         open_socket(args.ip, args.port).close()  # is the port free?
@@ -351,7 +354,6 @@ if __name__ == "__main__":
     except (KeyboardInterrupt, EOFError):
         sys.exit("\nNo friend, no chat.")
 
-# For uv:
 # /// script
 # dependencies = ["termcolor>=2.1", "colorama>=0.4.6"]
 # ///
