@@ -59,7 +59,7 @@ def recv(sock, peer, show, notice):
     while text != BYE:
         try:
             data, address = sock.recvfrom(65_535)  # no datagram is longer
-            # At most 3 strangers are told; 6 at the friend's IP: a wrong port
+            # At most 3 strangers are told; 6 at the friend's IP: wrong ports
             limit = 6 if address[0] == peer[0] else 3
             if address == peer:
                 text = data.decode(errors="backslashreplace").rstrip("\r\n")
@@ -231,7 +231,7 @@ def read_lines():
 
 def in_background():
     """Return whether a shell has the keyboard, after Ctrl-Z and bg."""
-    with suppress(OSError):  # no shell
+    with suppress(OSError):
         return SETTINGS and os.tcgetpgrp(0) != os.getpgrp()
 
 
@@ -268,7 +268,7 @@ def arguments():
     return args
 
 
-QUESTION = "Enter the IP of person you want to chat with (Enter: this machine) : "
+QUESTION = "Enter the IP of person you want to chat with (Enter alone: this machine) : "
 
 
 def find_friend(args):
