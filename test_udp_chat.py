@@ -4,6 +4,7 @@ import os
 import pathlib
 import queue
 import re
+import signal
 import subprocess
 import sys
 import unicodedata
@@ -14,26 +15,36 @@ import pytest
 import udp_chat
 from udp_chat import BYE, LOST, QUESTION, datagrams, open_socket, recv, safe, send, wrap
 
-NOTICE = "* Chatting with 127.0.0.1 port 54321. Bye ends it for both."
-ENV = {name: value for name, value in os.environ.items() if "COLOR" not in name}
-ENV |= {"TERM": "xterm", "PYTHONUTF8": "1"}
-PIPES = {"stdin": -1, "stdout": -1, "stderr": -1, "env": ENV, "bufsize": 0}  # -1: PIPE
-
-
-def table(sentences, **columns):  # a test for each sentence; columns have defaults
-    rows = [tuple((columns | row).values()) for row in sentences.values()]
-    return pytest.mark.parametrize(list(columns), rows, ids=list(sentences))
-
-
 FINE = "日😀👨‍👩‍👧می‌خواهم\u200e\u200f"
 BAD = "\x1b[2J\x9b\r\n\u202e\u2028\u2029\U000e0041"
+FRIEND, IPS = ("10.0.0.1", 1234), ["10.0.0.9", "10.0.0.1"]
+STRANGER = ("{0} port {1} wrote: not shown. Your friend? Start again:\n"
+            "python udp_chat.py {0} --port 4321 --send-port {1}")
+NOTICE = "* Chatting with 127.0.0.1 port 54321. Bye ends it for both."
+ENV = {name: value for name, value in os.environ.items() if "COLOR" not in name}
+ENV |= {"TERM": "xterm", "PYTHONUTF8": "1", "INPUTRC": "/dev/fd/9"}
+PIPES = {"stdin": -1, "stdout": -1, "stderr": -1, "env": ENV, "bufsize": 0}  # -1: PIPE
+SHELL = """trap : INT; before=$(stty -g); "$@" 2>/dev/null 9<<E; echo code $?
+set show-mode-in-prompt on
+E
+[ "$before" = "$(stty -g)" ] && echo same settings; stty -icanon min 0; cat"""  # unread
+STARTED = "both.*>|>.*both"  # the terminal prints what is typed earlier
+LONG = "a long one " * 7 + "a long one end"
+HALF = dict(typed="helo\x1b[D", echo="helo\b", texts=["日本" + " word" * 10, "last"],
+            then="l\rBye\r", sent=[b"hello", b"Bye"])
+SHORT, LAST = "127.0.0.1 : 日本" + " word" * 8, ["127.0.0.1 : last", "> hello", "> Bye"]
+TWO = [SHORT, "word word", *LAST]
+
+
+def table(sentences, **columns):  # a test for each; columns have defaults
+    rows = [tuple((columns | row).values()) for row in sentences.values()]
+    return pytest.mark.parametrize(list(columns), rows, ids=list(sentences))
 
 
 @table({
     "emoji, Persian and Hebrew stay": dict(call=(safe, FINE), gives=FINE),
     "what acts is spelled out": dict(call=(safe, BAD), gives=ascii(BAD)[1:-1]),
     "a tab is blanks": dict(call=(safe, "\t|\u200b\xad\ufeff|"), gives="    ||"),
-    "rows end at a newline": dict(call=(wrap, "a\nb", 20), gives=["a", "b"]),
     "wide letters are two": dict(call=(wrap, "日本" * 5, 17), gives=["日本" * 4, "日本"]),
     "no link is cut": dict(call=(wrap, "a to://b.de/cc-d", 0), gives=["a to://b.de/cc-d"]),
     "an empty line is not sent": dict(call=(datagrams, ""), gives=[]),
@@ -42,11 +53,6 @@ BAD = "\x1b[2J\x9b\r\n\u202e\u2028\u2029\U000e0041"
 }, call=(), gives=None)
 def test_text(call, gives):
     assert call[0](*call[1:]) == gives
-
-
-FRIEND, IPS = ("10.0.0.1", 1234), ["10.0.0.9", "10.0.0.1"]
-STRANGER = ("{0} port {1} wrote: not shown. Your friend? Start again:\n"
-            "python udp_chat.py {0} --port 4321 --send-port {1}")
 
 
 @table({
@@ -73,7 +79,7 @@ def test_notice_tells_a_kind_once_a_second_in_pieces(monkeypatch):
     monkeypatch.setattr(udp_chat, "time", clock)
     for text in "a: 1", "a: 2", "b: 3", "a: " + "x" * 2000:
         udp_chat.notice(text)
-    assert 2000 < udp_chat.QUEUE.maxsize < 10_000  # a long paste, but not all memory
+    assert 2000 < udp_chat.QUEUE.maxsize < 10_000
     texts = [udp_chat.QUEUE.get(timeout=1)[0] for _ in "1234"]
     assert texts == ["* a: 1\n", "* b: 3\n", "* a: " + "x" * 1995, "xxxxx\n"]
 
@@ -94,7 +100,7 @@ def sock():
 def test_reports_are_told_and_stop_nothing(sock):
     peer, lines, told = free(), [], []
     sock.setsockopt(1, 8, 50_000)  # SO_RCVBUF: reports could fill it
-    send(sock, ("255.255.255.255", 9), ["a", BYE, "b"], told.append)  # not permitted
+    send(sock, ("255.255.255.255", 9), ["a", BYE, "b"], told.append)
     send(sock, peer, ["hello?"] * 200, pytest.fail)
     with open_socket(*peer) as late:
         send(sock, peer, ["first"], pytest.fail)  # not stopped by an old report
@@ -108,12 +114,15 @@ def test_reports_are_told_and_stop_nothing(sock):
 
 
 def test_a_slip_in_a_thread_is_told_and_ends_the_chat(sock, capsys):
-    ended = queue.Queue()
-    udp_chat.start(sock, sock.getsockname(), map(int, "x"), print, print, ended.put)
-    assert ended.get(timeout=5) is send and "ValueError" in capsys.readouterr().err
+    pytest.importorskip("termios")  # Windows has no masks; elsewhere threads mask Ctrl-C, 2
+    ended, masks = queue.Queue(), []
+    lines = (masks.append(signal.pthread_sigmask(0, [])) or 1 / 0 for _ in "1")
+    udp_chat.start(sock, sock.getsockname(), lines, print, print, ended.put)
+    assert ended.get(timeout=5) is send and 2 in masks[0]
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def program(sock, *args):  # the command of a chat with sock, and where it listens
+def program(sock, *args):  # its command, and where it listens
     mine, port = sock.getsockname()[1], (address := free())[1]
     ports = f"--port {port} --send-port {mine}".split()
     return [sys.executable, udp_chat.__file__, *ports, *args], address
@@ -127,7 +136,7 @@ def test_2000_lines_wait_for_a_reader(sock):
         while QUESTION.encode() not in asked:
             asked += chat.stdout.read(999)
         sock.sendto(b"Bye", address)  # of an old chat: ends nothing
-        chat.stdin.write(b"0.0.0.0\n\none\r\n\xff\n")  # then Enter alone
+        chat.stdin.write(b"0.0.0.0\n\none\r\n\xff\n")
         assert [sock.recv(99) for _ in "12"] == [b"one", rb"\xff"]
         send(sock, address, lines, pytest.fail)
         out, err = chat.communicate(timeout=10)
@@ -156,12 +165,12 @@ def test_one_port_serves_both_and_a_terminal_is_needed(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["", *argv.split()])
         assert udp_chat.arguments().send_port == port
     with pytest.raises(SystemExit, match="^The chat needs a terminal: start it"):
-        udp_chat.main()  # pytest has taken the place of stdout
+        udp_chat.main()
 
 
 def screen(output, columns):  # the six rows of a terminal, after those that have left it
     rows, y, x, wraps = [[] for _ in range(6)], 0, 0, True
-    output = re.sub(r"\x1b\[\d*m", "", output)  # colours
+    output = re.sub(r"\x1b\[\d*m", "", output)
     for token in re.findall(r"\x1b\[[?\d]*\w|\x1b.|.", output, re.S):
         top = len(rows) - 6
         match re.sub(r"\d+(?=G)", "", token):
@@ -187,16 +196,6 @@ def screen(output, columns):  # the six rows of a terminal, after those that hav
                 x += width
         rows += [[]] * (y == len(rows))
     return ["".join(row).rstrip() for row in rows]
-
-
-SHELL = """trap : INT; before=$(stty -g); "$@" 2>/dev/null; echo code $?
-[ "$before" = "$(stty -g)" ] && echo same settings; stty -icanon min 0; cat"""  # unread
-STARTED = "both.*>|>.*both"  # the terminal prints what is typed earlier
-LONG = "a long one " * 7 + "a long one end"
-HALF = dict(typed="helo\x1b[D", echo="helo\b", texts=["日本" + " word" * 10, "last"],
-            then="l\rBye\r", sent=[b"hello", b"Bye"])
-SHORT, LAST = "127.0.0.1 : 日本" + " word" * 8, ["127.0.0.1 : last", "> hello", "> Bye"]
-TWO = [SHORT, "word word", *LAST]
 
 
 @table({
