@@ -1,4 +1,4 @@
-"""Tests of udp_chat.py on real sockets, pipes and terminals, then of the notebook."""
+"""Tests of udp_chat.py on real sockets, pipes and terminals, and the notebook."""
 import json
 import os
 import pathlib
@@ -170,16 +170,16 @@ def test_one_port_serves_both_and_a_terminal_is_needed(monkeypatch):
         udp_chat.main()
 
 
-def screen(output, columns):  # the six rows of a terminal, after those that have left it
-    rows, y, x, wraps = [[] for _ in range(6)], 0, 0, True
+def screen(output, columns):  # the 5 rows of a terminal, after those that have left it
+    rows, y, x, wraps = [[] for _ in range(5)], 0, 0, True
     output = re.sub(r"\x1b\[\d*m", "", output)
     for token in re.findall(r"\x1b\[[?\d]*\w|\x1b.|.", output, re.S):
-        top = len(rows) - 6
+        top = len(rows) - 5
         match re.sub(r"\d+(?=G)", "", token):
             case "\x1b7": place = y - top, x
             case "\x1b8": y, x = place[0] + top, place[1]
             case "\x1b[A": y = max(y - 1, top)
-            case "\x1b[B": y = min(y + 1, top + 5)
+            case "\x1b[B": y = min(y + 1, top + 4)
             case "\x1b[G": x = int(token[2:-1]) - 1
             case "\x1b[J": rows[y:] = [rows[y][:x]] + [[] for _ in rows[y + 1:]]
             case "\x1b[L": rows[y:] = [[]] + rows[y:-1]
@@ -221,7 +221,7 @@ def test_terminal_shows(sock, columns, margin, typed, echo, texts, then, sent, r
         pytest.skip("libedit does not scroll a long line")
     command, address = program(sock, "127.0.0.1")
     pty = pexpect.spawn("/bin/sh", ["-c", SHELL, "sh", *command], timeout=5, env=ENV,
-                        dimensions=(6, columns), encoding="utf-8")
+                        dimensions=(5, columns), encoding="utf-8")
     pty.logfile_read = mock.Mock(write=(log := []).append)
     pty.expect(STARTED)
     pty.send(typed)
