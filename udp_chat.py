@@ -334,7 +334,7 @@ def main():
         sys.exit("The chat needs a terminal: start it there.")
     for stream in sys.stdin, sys.stdout:
         stream.reconfigure(errors="backslashreplace")
-    just_fix_windows_console()  # for sequences
+    just_fix_windows_console()  # it obeys ABOVE then
     args = arguments()
     try:
         open_socket(args.ip, args.port).close()  # is the port free?
