@@ -1,12 +1,12 @@
 """A chat for two over UDP: one socket, a thread to receive, one to send.
 
 IPv4 only. Messages may get lost. Nothing is encrypted: others can read it,
-and write as your friend. Examples:
+and write as your friend. For example:
 
-  python udp_chat.py
   python udp_chat.py 192.168.1.5 --port 5000
 """
 import argparse
+import errno
 import os
 import queue
 import select
@@ -24,9 +24,11 @@ from colorama import just_fix_windows_console
 from termcolor import COLORS, colored
 
 IP = "0.0.0.0"  # where we listen: at every IP of this machine
-PORT = 1234  # where both listen
+PORT = 1234  # where we listen
+SEND_PORT = 1234  # where the friend listens
 BYE = "Bye"  # ends the chat on both sides
 COLOR = "cyan"  # of messages, on black; an unknown name is none
+QUESTION = "Enter the IP of person you want to chat with : "
 
 
 def open_socket(ip, port):
@@ -37,18 +39,19 @@ def open_socket(ip, port):
 
 
 def ask_for_errors(sock):
-    """Forget old error reports, and have recvfrom raise new ones."""
-    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    """Drop old reports that a datagram is lost; have recvfrom raise new ones."""
+    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading clears it
     if sys.platform == "linux":
-        # It has to be asked, and may refuse: 11 is IP_RECVERR, see man 7 ip.
-        # 0 empties its list of reports.
+        IP_RECVERR = 11  # see man 7 ip
+        # Linux reports only if asked: 0 drops old reports, 1 asks for new ones.
+        # Imitations of Linux may refuse.
         with suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_IP, 11, 0)
-            sock.setsockopt(socket.IPPROTO_IP, 11, 1)
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
 
-LOST = ("Your line is lost: it did not reach {} port {} ({}).\n"
-        "Write again when your friend has started.")
+LOST = ("Your line is lost: it did not reach {} port {}.\n"
+        "({}) Is the chat open there?")
 STRANGER = ("{0} port {1} wrote: not shown. Your friend? Start again:\n"
             "python udp_chat.py {0} --port {2} --send-port {1}")
 
@@ -59,7 +62,8 @@ def recv(sock, peer, show, notice):
     while text != BYE:
         try:
             data, address = sock.recvfrom(65_535)  # no datagram is longer
-            # At most 3 strangers are told; 6 at the friend's IP: wrong ports
+            # Three strangers are reported, or six if at the friend's IP: one
+            # may be the friend, from a wrong port.
             limit = 6 if address[0] == peer[0] else 3
             if address == peer:
                 text = data.decode(errors="backslashreplace").rstrip("\r\n")
@@ -67,9 +71,9 @@ def recv(sock, peer, show, notice):
             elif address not in strangers and len(strangers) < limit:
                 strangers.add(address)
                 notice(STRANGER.format(*address, sock.getsockname()[1]))
-        except OSError as error:  # a report about what we sent
+        except OSError as error:  # a report: what we sent is lost
             ask_for_errors(sock)
-            notice(LOST.format(*peer, error.strerror))
+            notice(LOST.format(*peer, error))
     notice(f"{peer[0]} said {BYE}: the chat is over.")
 
 
@@ -81,172 +85,185 @@ def send(sock, peer, lines, notice):
     """Send lines to peer, the friend's (ip, port), until "Bye"."""
     for text in lines:
         for data in datagrams(text):
+            ask_for_errors(sock)  # or sendto might raise an old report
             try:
-                ask_for_errors(sock)  # or sendto might raise an old report
                 sock.sendto(data, peer)
             except OSError as error:
-                notice(LOST.format(*peer, error.strerror))
+                notice(LOST.format(*peer, error))
+            if text == BYE:
+                return
             time.sleep(PAUSE)
-        if text == BYE:
-            time.sleep(0.1)  # a report may come back
-            return
 
 
 def datagrams(text):
-    """Return text as UTF-8, halved until no piece is over MAX_DATAGRAM."""
+    """Return text as a list of bytes (UTF-8), each at most MAX_DATAGRAM long."""
     data = text.encode()
-    if len(data) <= MAX_DATAGRAM:
+    if len(data) <= MAX_DATAGRAM or len(text) == 1:
         return [data] if data else []  # an empty line sends nothing
     middle = len(text) // 2  # halves: a short rest might be just "Bye"
     return datagrams(text[:middle]) + datagrams(text[middle:])
 
 
-def start(sock, peer, lines, show, notice, ended):
-    """Run recv and send in threads; each ends with ended(itself)."""
-    def run(function, argument):
-        if os.name != "nt":  # Ctrl-C and others are for the main thread
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            function(sock, peer, argument, notice)
-        except Exception:  # or the other thread would go on alone
-            if sock.fileno() != -1:  # else the chat has closed it
-                traceback.print_exc()
-        finally:
-            ended(function)
+# What ends the chat: Ctrl-C, kill; a closed window, Ctrl-\.
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
+if os.name != "nt":  # nt is Windows
+    SIGNALS |= {signal.SIGHUP, signal.SIGQUIT}
 
-    for args in (recv, show), (send, lines):
+
+def start(sock, peer, lines, show, notice, ended):
+    """Run recv and send in threads; each ends with ended(itself or its error)."""
+    def run(function, *args):
+        if os.name != "nt":  # leave the signals to the main thread
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            function(*args)
+            ended(function)
+        except Exception as error:
+            if sock.fileno() != -1:  # -1: closed, the chat is over
+                ended(error)
+
+    for args in (recv, sock, peer, show, notice), (send, sock, peer, lines, notice):
         threading.Thread(target=run, args=args, daemon=True).start()
 
 
-# ---- Text, the terminal, the start: you can stop reading here ----
+# ---- Text. You can stop reading here: the rest is no network ----
+
+# Not printable, but needed by languages, emoji and web pages.
+HARMLESS = "\xa0\xad\u200b\u200c\u200d\u200e\u200f\u202f\u3000\ufeff"
+
 
 def safe(text):
-    """Return text with control characters, like Escape, as \\x1b."""
-    if text.isprintable():
+    """Return text with what is not printable, like Escape, as \\x1b."""
+    if text.isprintable():  # nearly always
         return text
-    # Some invisible ones go; Persian, Hebrew and emoji need others.
-    text = text.expandtabs(4).translate({0xAD: "", 0x200B: "", 0xFEFF: ""})
-    needed = "\u200c\u200d\u200e\u200f"
-    return "".join(
-        ascii(char)[1:-1] if char not in needed
-        and unicodedata.category(char) in "Cc Cf Cs Zl Zp" else char
-        for char in text)
+    result = last = ""
+    for char in text.expandtabs(4):
+        if char.isprintable():
+            result += char
+        elif char != last:  # only the first of a run
+            result += char if char in HARMLESS else ascii(char)[1:-1]
+        last = char
+    return result
 
 
 def wrap(text, width):
-    """Return the rows of text, at most width columns, cut at spaces."""
-    # A \0 is the second column of a wide character, like 日. A row that is
-    # cut between the two is one column wider than it counts.
-    wide = "".join(
-        "\0" + char if unicodedata.east_asian_width(char) in "WF" else char
-        for char in text)
-    width = max(16, width - (wide != text))  # 0: the window does not tell
-    return [row.replace("\0", "") for line in wide.split("\n")
-            for row in textwrap.wrap(line, width, break_on_hyphens=False)]
+    """Return the rows of text, cut at spaces to width (16 or more) columns."""
+    if not text.isascii():
+        # textwrap counts characters, so a \0 follows each wide one, like 日.
+        text = "".join(
+            char + "\0" if unicodedata.east_asian_width(char) in ("W", "F")
+            else char for char in text)
+        width -= 1  # if it cuts before a \0, the row is one column longer
+    rows = []
+    for line in text.split("\n"):
+        rows += textwrap.wrap(line, max(16, width), break_on_hyphens=False)
+    return [row.replace("\0", "") for row in rows]
 
 
-try:
-    import termios
+# ---- The screen and the keyboard ----
+
+readline = termios = None  # Windows has neither
+with suppress(ImportError):
+    import termios  # the settings of a terminal
+with suppress(ImportError):
     import readline  # gives input() arrow keys and a history
-except ImportError:  # on Windows
-    readline = termios = None
 
-# 0 is the keyboard, 1 the screen, unless it is a file or a pipe.
-ESCAPES = os.isatty(0) and os.isatty(1) and os.getenv("TERM") != "dumb"
-SETTINGS = os.isatty(0) and termios and termios.tcgetattr(0)
+# 0 is the keyboard and 1 the screen, unless they are files or pipes.
+ESCAPES = os.isatty(0) and os.isatty(1)
+SETTINGS = termios.tcgetattr(0) if termios and os.isatty(0) else None
 
-QUEUE = queue.Queue(5_000)  # while full, recv waits
-TOLD = {}  # when each kind came
+QUEUE = queue.Queue(5_000)  # what is to be drawn; while it is full, recv waits
 
 
-def show(text, color=COLOR, indent=48):
-    """Queue text for the screen, indented if it is wide. Any thread may."""
+def show(text, message=True):
+    """Queue text for the screen. Any thread may."""
     text += "\n"
+    # In pieces, so that a full queue is not huge.
     for begin in range(0, len(text), 2_000):
-        QUEUE.put((text[begin:begin + 2_000], color, indent))
+        QUEUE.put((text[begin:begin + 2_000], message))
 
 
 def notice(text):
-    """Queue our own text, each kind at most once a second."""
-    kind, now = text.split(":")[0], time.monotonic()
-    if now > TOLD.get(kind, -1) + 1:
-        TOLD[kind] = now
-        show("* " + text, None, 0)
+    """Queue our own text, with a star that tells it from a message."""
+    show("* " + text, message=False)
 
 
 def draw_queued():
-    """Draw what is queued until a thread ends; return its function."""
+    """Draw what is queued, until a None comes."""
     while True:
         while os.name == "nt" and QUEUE.empty():
             time.sleep(0.05)  # on Windows get() would hold up Ctrl-C
         item = QUEUE.get()
-        if callable(item):
-            return item
+        if item is None:
+            return
         draw(*item)
 
 
-# Inserts a row above the one where somebody types.
+# Escape, \x1b, begins a command to the terminal. These insert a row above the
+# typed one.
 ABOVE = (
-    "\x1b7\n"  # Remember the place; scroll if that is at the bottom.
-    "\x1b8\x1b[B\x1b[A"  # Go back: one row higher after scrolling.
-    "\x1b7\r\x1b[L"  # Remember it again; push the typed row down.
+    "\x1b7"  # Remember the place of the cursor.
+    "\n\x1b[A"  # Down and up: at the bottom that scrolls.
+    "\r\x1b[L"  # Insert an empty row; the typed one moves down.
     "\x1b[?7l{}\x1b[?7h"  # Write, cut off at the window's edge.
-    "\x1b8\x1b[B"  # Go back to the typed row, one lower now.
+    "\x1b8\x1b[B"  # Go back to that place, one row lower now.
 )
 
 
-def draw(text, color, indent):
+def draw(text, message):
     """Write text to the screen. Only the main thread may."""
     if not ESCAPES:
         print(text, end="", flush=True)
         return
-    width = os.get_terminal_size(1).columns
-    margin = " " * min(indent, max(0, width - 60))
-    for row in wrap(text, width - len(margin)):
-        if color in COLORS:
-            row = colored(row, color, "on_black")
+    # Messages stand 48 columns to the right, if 60 are left.
+    margin = " " * max(0, min(48, columns() - 60)) if message else ""
+    for row in wrap(text, columns() - len(margin)):
+        if message and COLOR in COLORS:
+            row = colored(row, COLOR, "on_black")
         print(ABOVE.format(margin + row), end="", flush=True)
+
+
+def columns():
+    """Return the window's width; if it says 0, guess."""
+    return os.get_terminal_size(1).columns or 80
 
 
 def read_lines():
     """Yield each line that is typed or piped in, and "Bye" at the end."""
-    if readline:  # type in one row, our prompt alone
-        readline.parse_and_bind("set horizontal-scroll-mode on")
-        readline.parse_and_bind("set show-mode-in-prompt off")
     prompt = "> " if ESCAPES else ""
-    scrolls = prompt and "GNU" in str(readline.__doc__)  # libedit does not
+    scrolls = ESCAPES and "GNU" in str(readline.__doc__)  # macOS has another
+    if scrolls:  # a long line stays in its row
+        readline.parse_and_bind("set horizontal-scroll-mode on")
     while True:
-        while in_background():
-            time.sleep(0.1)
-        text = BYE  # at Ctrl-D, or the end of a pipe
-        with suppress(EOFError, KeyboardInterrupt, OSError):
-            text = input(prompt).rstrip("\r")  # a Windows file
-        if in_background():
-            continue  # that was for the shell
-        # The row of a long line, in bytes, shows only its end.
-        if scrolls and len(text.encode()) > os.get_terminal_size(1).columns - 4:
-            show(prompt + safe(text), None, 0)
+        try:
+            text = input(prompt)
+        except (EOFError, KeyboardInterrupt):  # Ctrl-D, the end of a pipe
+            notice(f"No more input: that is {BYE}.")
+            text = BYE
         yield text
-
-
-def in_background():
-    """Return whether a shell has the keyboard, after Ctrl-Z and bg."""
-    with suppress(OSError):
-        return SETTINGS and os.tcgetpgrp(0) != os.getpgrp()
+        # Of a line with more bytes, readline shows only the end.
+        if scrolls and len((prompt + text).encode()) > columns() - 2:
+            show(prompt + safe(text), message=False)
 
 
 def restore(quiet):
-    """Put the terminal back, after quiet seconds without a key."""
-    if SETTINGS and not in_background():
-        # input() still waits. From now on it gets nothing.
-        keyboard = os.dup(0)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        while select.select([keyboard], [], [], quiet)[0]:
-            termios.tcflush(keyboard, termios.TCIFLUSH)
-        if ESCAPES and select.select([], [1], [], 0.5)[1]:
-            os.write(1, b"\x1b[?7h\x1b[m\r\x1b[J")  # no colour, no prompt
-        termios.tcsetattr(keyboard, termios.TCSANOW, SETTINGS)
+    """Put the terminal back, after quiet seconds without a key (3 at most)."""
+    if not SETTINGS or os.tcgetpgrp(0) != os.getpgrp():
+        return  # none; or the shell's group has it, after Ctrl-Z
+    # input() still waits at 0: an empty file there gives it no more keys.
+    keyboard = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # What is typed now was for the friend, not the shell: drop it.
+    latest = time.monotonic() + 3
+    while select.select([keyboard], [], [], quiet)[0] and time.monotonic() < latest:
+        termios.tcflush(keyboard, termios.TCIFLUSH)
+    termios.tcsetattr(keyboard, termios.TCSANOW, SETTINGS)
+    # Unless Ctrl-S stopped the screen: no colour, no prompt.
+    if ESCAPES and select.select([], [1], [], 0.5)[1]:
+        os.write(1, b"\x1b[?7h\x1b[m\r\x1b[J")
 
+
+# ---- The start and the end ----
 
 def arguments():
     """Return the command line's arguments."""
@@ -255,105 +272,137 @@ def arguments():
     add = parser.add_argument
     add("peer", nargs="?", help="your friend's IP or name")
     add("--ip", default=IP, help="listen only at this IP")
-    add("--port", type=int, default=PORT,
-        help="listen on this port (default: %(default)s)")
-    add("--send-port", type=int,
-        help="your friend listens on this port (default: the same)")
+    add("--port", type=int, default=PORT, help=f"listen here (default: {PORT})")
+    add("--send-port", type=int, help="your friend's port (default: the same)")
     args = parser.parse_args()
-    if args.send_port is None:
-        args.send_port = args.port
+    if args.send_port is None:  # --port alone is for both
+        args.send_port = SEND_PORT if args.port == PORT else args.port
     for port in args.port, args.send_port:
         if not 0 < port < 65_536:
             parser.error(f"{port} is no port: 1 to 65535 are")
     return args
 
 
-QUESTION = "Enter the IP of person you want to chat with (Enter alone: this machine) : "
+IN_USE = """
+Is the chat open in another terminal? End it, or both take --port 5000.
+On one machine: --send-port 1084 there, --port 1084 --send-port 1234 here."""
 
 
-def find_friend(args):
-    """Return the friend's IP; ask for it if args has no peer."""
-    own = None
-    for ip in "10.0.0.1", "192.168.0.1", "192.168.1.1", "192.0.2.1":
-        with suppress(OSError), open_socket(args.ip, 0) as probe:
-            probe.connect((ip, 9))  # sends nothing, only sets our IP
-            own = probe.getsockname()[0]
-    if own:
-        print(f"* Your IP is {own}: tell your friend.")
+def listen(ip, port):
+    """Return a socket bound to (ip, port), or end the program and say why."""
+    try:
+        return open_socket(ip, port)
+    except (OSError, TypeError) as error:  # TypeError: not even a name
+        problem = f"Cannot listen at {ascii(ip)[1:-1]} port {port}: {error}."
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            problem += IN_USE
+        sys.exit(problem)
+
+
+def own_ip(ip, friend):
+    """Return the IP at which friend reaches us; None: there is no way."""
+    with suppress(OSError), open_socket(ip, 0) as probe:
+        probe.connect((friend, 9))  # sends nothing, only chooses our IP
+        return probe.getsockname()[0]
+
+
+def find_friend(peer):
+    """Return the IP of peer, an IP or a name; if it is empty, ask for one."""
     while True:
-        answer = safe(args.peer or input(QUESTION).strip() or "127.0.0.1")
-        ip = "0.0.0.0"  # nobody's
-        with suppress(OSError, UnicodeError):
-            ip = socket.gethostbyname(answer)
-        # A lone 1 would be 0.0.0.1.
-        if ip != "0.0.0.0" and (ip == answer or answer.strip("0123456789.")):
-            if ip in (own, "127.0.0.1"):
-                print("* That is this machine.")
-            return ip
-        problem = f"Cannot find {answer}: give an IP like 192.168.1.5."
-        if args.peer:
+        name = peer or input(QUESTION).strip() or "127.0.0.1"
+        with suppress(OSError, UnicodeError):  # unknown; not even a name
+            ip = socket.gethostbyname(name)
+            if ip != "0.0.0.0":  # which is nobody's
+                return ip
+        problem = f"Cannot find {ascii(name)[1:-1]}: give an IP like 192.168.1.5."
+        if peer:
             sys.exit(problem)
         print(problem)
 
 
-SIGNALS = signal.valid_signals() & {1, 2, 3, 15}  # window closed, ^C, ^\, kill
+def ignore(*_):
+    """Do nothing."""
 
 
-def leave(*_):
-    """End the chat, and take no more signals."""
+def on_signals(handler):
+    """Have handler called whenever a signal comes."""
     for number in SIGNALS:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, handler)
+
+
+def interrupt(*_):
+    """End what the main thread does, once."""
+    on_signals(ignore)
     raise KeyboardInterrupt
 
 
 def chat(sock, peer):
-    """Chat with peer, the friend's (ip, port), then end the program."""
-    ended = None
-    try:
-        for number in SIGNALS:
-            signal.signal(number, leave)
-        start(sock, peer, read_lines(), show, notice, QUEUE.put)
-        with suppress(OSError):  # the screen may be lost
-            ended = draw_queued()
-        leave()  # no signal disturbs the end
-    except KeyboardInterrupt:
-        if not ended:
-            send(sock, peer, [BYE], notice=str)  # str tells nobody
-    finally:
-        sock.close()  # from here on nothing is sent
-        with suppress(Exception):  # the terminal may be gone
-            # What is typed to a friend who has left is not for the shell.
-            restore(quiet=1 if ended is recv else 0.05)
-    os._exit(0)  # only this ends a thread that waits in input()
+    """Chat with peer until one of the two says Bye."""
+    outcomes = []  # recv or send, when it has returned; or an error
+
+    def end(outcome):
+        outcomes.append(outcome)
+        if outcome is recv:
+            sock.close()  # the friend has left: nothing is sent any more
+        QUEUE.put(None)
+
+    with suppress(KeyboardInterrupt):
+        try:
+            start(sock, peer, read_lines(), show, notice, end)
+            draw_queued()
+        except Exception as error:  # no thread, or the screen is lost
+            outcomes.append(error)
+        on_signals(ignore)  # nothing disturbs the end
+    leave(sock, peer, outcomes)
+
+
+def leave(sock, peer, outcomes):
+    """Say Bye if nobody has, put the terminal back, raise an error if any."""
+    with suppress(OSError):  # the friend's Bye may just close sock
+        if recv not in outcomes and send not in outcomes:
+            sock.settimeout(1)  # second: if the network is stuck
+            send(sock, peer, [BYE], notice=ignore)
+    sock.close()
+    with suppress(Exception):  # the terminal may be gone
+        # To a friend who has left, somebody may still be typing.
+        restore(quiet=1 if recv in outcomes else 0.05)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
 
 
 def main():
-    """Find the friend and listen."""
+    """Find the friend, listen, and chat."""
     # A notebook or IDLE has its own in stdout's place.
     if sys.stdout is not sys.__stdout__ or not (sys.stdin and sys.stdout):
         sys.exit("The chat needs a terminal: start it there.")
+    sys.stderr = sys.stderr or sys.stdout  # input() wants one
     for stream in sys.stdin, sys.stdout:
         stream.reconfigure(errors="backslashreplace")
-    just_fix_windows_console()  # it obeys ABOVE then
+    just_fix_windows_console()  # it understands ABOVE then
     args = arguments()
-    try:
-        open_socket(args.ip, args.port).close()  # is the port free?
-        peer = find_friend(args), args.send_port
-        sock = open_socket(args.ip, args.port)  # without an old "Bye" in it
-    except (OSError, UnicodeError) as error:
-        sys.exit(f"Cannot listen on port {args.port}: {error}. Is the chat open "
-                 "in another terminal,\nor by another user of this machine? "
-                 "End it, or both take --port 5000.")
-    notice(f"Chatting with {peer[0]} port {peer[1]}. {BYE} ends it for both.")
-    chat(sock, peer)
+    listen(args.ip, args.port).close()  # is the port free?
+    on_signals(interrupt)
+    if not args.peer:
+        own = own_ip(args.ip, "192.0.2.1")  # that is: elsewhere
+        if own:
+            print(f"* Your IP is {own}: tell your friend.")
+        print("* Enter alone: chat with yourself.")
+    friend = find_friend(args.peer)
+    sock = listen(args.ip, args.port)  # a new one: no old "Bye" in it
+    own = own_ip(args.ip, friend) or "?"
+    notice(f"Chatting with {friend} port {args.send_port} as {own}. "
+           f"{BYE} ends it for both.")
+    chat(sock, (friend, args.send_port))
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (KeyboardInterrupt, EOFError):
-        sys.exit("\nNo friend, no chat.")
-
-# /// script
-# dependencies = ["termcolor>=2.1", "colorama>=0.4.6"]
-# ///
+        os._exit(0)  # only this ends a thread that waits in input()
+    except (KeyboardInterrupt, EOFError, OSError) as error:
+        with suppress(OSError):
+            print(f"\nNo friend, keyboard or screen: no chat. {error}", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+    os._exit(1)
