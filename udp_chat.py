@@ -43,9 +43,8 @@ def ask_for_errors(sock):
     sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading clears it
     if sys.platform == "linux":
         IP_RECVERR = 11  # see man 7 ip
-        # Linux reports only if asked: 0 drops old reports, 1 asks for new ones.
-        # Imitations of Linux may refuse.
-        with suppress(OSError):
+        # 0 drops old reports, 1 asks for new ones.
+        with suppress(OSError):  # what only imitates Linux may refuse
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
@@ -134,7 +133,7 @@ HARMLESS = "\xa0\xad\u200b\u200c\u200d\u200e\u200f\u202f\u3000\ufeff"
 
 def safe(text):
     """Return text with what is not printable, like Escape, as \\x1b."""
-    if text.isprintable():  # nearly always
+    if text.isprintable():
         return text
     result = last = ""
     for char in text.expandtabs(4):
@@ -172,7 +171,7 @@ with suppress(ImportError):
 ESCAPES = os.isatty(0) and os.isatty(1)
 SETTINGS = termios.tcgetattr(0) if termios and os.isatty(0) else None
 
-QUEUE = queue.Queue(5_000)  # what is to be drawn; while it is full, recv waits
+QUEUE = queue.Queue(5_000)  # to be drawn; while it is full, recv waits
 
 
 def show(text, message=True):
@@ -202,11 +201,11 @@ def draw_queued():
 # Escape, \x1b, begins a command to the terminal. These insert a row above the
 # typed one.
 ABOVE = (
-    "\x1b7"  # Remember the place of the cursor.
+    "\x1b7"  # Remember the place.
     "\n\x1b[A"  # Down and up: at the bottom that scrolls.
     "\r\x1b[L"  # Insert an empty row; the typed one moves down.
     "\x1b[?7l{}\x1b[?7h"  # Write, cut off at the window's edge.
-    "\x1b8\x1b[B"  # Go back to that place, one row lower now.
+    "\x1b8\x1b[B"  # Go back there, one row lower.
 )
 
 
@@ -248,8 +247,11 @@ def read_lines():
 
 def restore(quiet):
     """Put the terminal back, after quiet seconds without a key (3 at most)."""
-    if not SETTINGS or os.tcgetpgrp(0) != os.getpgrp():
-        return  # none; or the shell's group has it, after Ctrl-Z
+    if not SETTINGS:
+        return
+    with suppress(OSError):  # no shell, no groups
+        if os.tcgetpgrp(0) != os.getpgrp():
+            return  # the shell has the keyboard, after Ctrl-Z
     # input() still waits at 0: an empty file there gives it no more keys.
     keyboard = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -292,7 +294,7 @@ def listen(ip, port):
     """Return a socket bound to (ip, port), or end the program and say why."""
     try:
         return open_socket(ip, port)
-    except (OSError, TypeError) as error:  # TypeError: not even a name
+    except (OSError, TypeError) as error:  # not even a name
         problem = f"Cannot listen at {ascii(ip)[1:-1]} port {port}: {error}."
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             problem += IN_USE
@@ -302,7 +304,7 @@ def listen(ip, port):
 def own_ip(ip, friend):
     """Return the IP at which friend reaches us; None: there is no way."""
     with suppress(OSError), open_socket(ip, 0) as probe:
-        probe.connect((friend, 9))  # sends nothing, only chooses our IP
+        probe.connect((friend, 9))  # sends nothing, chooses our IP
         return probe.getsockname()[0]
 
 
@@ -310,9 +312,9 @@ def find_friend(peer):
     """Return the IP of peer, an IP or a name; if it is empty, ask for one."""
     while True:
         name = peer or input(QUESTION).strip() or "127.0.0.1"
-        with suppress(OSError, UnicodeError):  # unknown; not even a name
+        with suppress(OSError, UnicodeError, TypeError):  # unknown
             ip = socket.gethostbyname(name)
-            if ip != "0.0.0.0":  # which is nobody's
+            if ip != "0.0.0.0":  # nobody's
                 return ip
         problem = f"Cannot find {ascii(name)[1:-1]}: give an IP like 192.168.1.5."
         if peer:
@@ -357,7 +359,8 @@ def chat(sock, peer):
 
 
 def leave(sock, peer, outcomes):
-    """Say Bye if nobody has, put the terminal back, raise an error if any."""
+    """Say Bye if nobody has, put the terminal back, raise an error."""
+    time.sleep(0.05)  # send may just be saying it
     with suppress(OSError):  # the friend's Bye may just close sock
         if recv not in outcomes and send not in outcomes:
             sock.settimeout(1)  # second: if the network is stuck
@@ -389,7 +392,7 @@ def main():
             print(f"* Your IP is {own}: tell your friend.")
         print("* Enter alone: chat with yourself.")
     friend = find_friend(args.peer)
-    sock = listen(args.ip, args.port)  # a new one: no old "Bye" in it
+    sock = listen(args.ip, args.port)  # new: no old "Bye" in it
     own = own_ip(args.ip, friend) or "?"
     notice(f"Chatting with {friend} port {args.send_port} as {own}. "
            f"{BYE} ends it for both.")
