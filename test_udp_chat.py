@@ -55,7 +55,7 @@ def got(friend):  # what has arrived
 # ---- A message ----
 @parametrize("data, shown", {
     b"": "",
-    b" Bye": " Bye",  # with a blank: it ends nothing
+    b" Bye": " Bye",  # ends nothing
     b"caf\xe9": r"caf\xe9",  # no UTF-8
     b"a\n1.2.3.4 : b": r"a\n1.2.3.4 : b",  # no second row
     b"x" * 9000: "x" * 9000,
@@ -210,7 +210,7 @@ def terminal(friend, request):
         "sh", ["-c", shell, "sh", *args], env=ENV, timeout=5,
         dimensions=(24, getattr(request, "param", 80)))
     pty.address = address
-    pty.expect(b"both.*>|>.*both")  # two threads: any order
+    pty.expect(b"both.*>|>.*both")  # any order
     yield pty
     pty.expect(b"code 0\r\nsame\r\n")  # the settings
     pty.sendeof()
