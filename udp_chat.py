@@ -214,7 +214,7 @@ def draw(text, message):
     if not ESCAPES:
         print(text, end="", flush=True)
         return
-    # Messages stand 48 columns to the right, if 60 are left.
+    # Messages stand up to 48 columns right, so that 60 are left.
     margin = " " * max(0, min(48, columns() - 60)) if message else ""
     for row in wrap(text, columns() - len(margin)):
         if message and COLOR in COLORS:
@@ -363,7 +363,7 @@ def leave(sock, peer, outcomes):
     time.sleep(0.05)  # send may just be saying it
     with suppress(OSError):  # the friend's Bye may just close sock
         if recv not in outcomes and send not in outcomes:
-            sock.settimeout(1)  # second: if the network is stuck
+            sock.settimeout(1)  # second, if the network is stuck
             send(sock, peer, [BYE], notice=ignore)
     sock.close()
     with suppress(Exception):  # the terminal may be gone
@@ -402,7 +402,7 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-        os._exit(0)  # only this ends a thread that waits in input()
+        os._exit(0)  # a plain exit may crash: input() still waits
     except (KeyboardInterrupt, EOFError, OSError) as error:
         with suppress(OSError):
             print(f"\nNo friend, keyboard or screen: no chat. {error}", file=sys.stderr)
