@@ -61,8 +61,8 @@ def recv(sock, peer, show, notice):
     while text != BYE:
         try:
             data, address = sock.recvfrom(65_535)  # no datagram is longer
-            # Three strangers are reported, or six if at the friend's IP: one
-            # may be the friend, from a wrong port.
+            # Report three strangers, at the friend's IP up to six: one may be
+            # the friend, from a wrong port.
             limit = 6 if address[0] == peer[0] else 3
             if address == peer:
                 text = data.decode(errors="backslashreplace").rstrip("\r\n")
@@ -286,7 +286,7 @@ def arguments():
 
 
 IN_USE = """
-Is the chat open in another terminal? End it, or both take --port 5000.
+Is the chat open in another terminal? End it, or both take another --port.
 On one machine: --send-port 1084 there, --port 1084 --send-port 1234 here."""
 
 
