@@ -61,8 +61,8 @@ def recv(sock, peer, show, notice):
     while text != BYE:
         try:
             data, address = sock.recvfrom(65_535)  # no datagram is longer
-            # Report three strangers, at the friend's IP up to six: one may be
-            # the friend, from a wrong port.
+            # Report three strangers, or six if this is the friend's IP: it may
+            # be the friend, from a wrong port.
             limit = 6 if address[0] == peer[0] else 3
             if address == peer:
                 text = data.decode(errors="backslashreplace").rstrip("\r\n")
